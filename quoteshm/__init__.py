@@ -1,0 +1,53 @@
+"""One daemon talks to the market; every process on the machine reads it at memory speed.
+
+What a client program needs is here: `StockDataReader` reads shared memory, `QuoteClient` asks over
+TCP. Each is loaded when it is first used, and neither loads Twisted or yfinance.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from quoteshm.errors import (
+    ConnectionFailedError,
+    QuoteShmError,
+    ReadTimeoutError,
+    RequestError,
+    SegmentError,
+    UnknownIntervalError,
+    UnknownTickerError,
+)
+from quoteshm.model import Quote, SnapshotState
+
+if TYPE_CHECKING:
+    from quoteshm.client.blocking import QuoteClient
+    from quoteshm.shm.reader import StockDataReader
+
+__all__ = [
+    "ConnectionFailedError",
+    "Quote",
+    "QuoteClient",
+    "QuoteShmError",
+    "ReadTimeoutError",
+    "RequestError",
+    "SegmentError",
+    "SnapshotState",
+    "StockDataReader",
+    "UnknownIntervalError",
+    "UnknownTickerError",
+]
+
+_LOADED_WHEN_USED = {
+    "QuoteClient": "quoteshm.client.blocking",
+    "StockDataReader": "quoteshm.shm.reader",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load the reader or the client when it is asked for: pandas takes half a second."""
+    try:
+        module = _LOADED_WHEN_USED[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return getattr(importlib.import_module(module), name)

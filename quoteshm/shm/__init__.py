@@ -1,0 +1,1 @@
+"""Floor 1: the shared-memory segment, its writer and its readers."""

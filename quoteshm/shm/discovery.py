@@ -1,0 +1,49 @@
+"""Ask a server where its segment is: one request, one line back, no library needed."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from quoteshm.errors import ConnectionFailedError, ErrorCode, RequestError
+
+_TIMEOUT_S: Final = 5.0
+_REQUEST: Final = b'{"v":1,"id":"shm","type":"get_shm_name"}\n'
+
+
+class Address(NamedTuple):
+    """Where a segment is, and which one it is."""
+
+    directory: Path
+    name: str
+    instance: str
+
+
+def ask(host: str, port: int, timeout_s: float = _TIMEOUT_S) -> Address:
+    """Ask the server at ``host`` and ``port`` for its segment.
+
+    Raises
+    ------
+    ConnectionFailedError
+        Nobody answers there, or not with this protocol.
+    RequestError
+        The server has no shared memory, or refuses to say.
+
+    """
+    place = f"{host}:{port}"
+    try:
+        with socket.create_connection((host, port), timeout_s) as connection:
+            connection.sendall(_REQUEST)
+            with connection.makefile("rb") as lines:
+                reply = json.loads(lines.readline())
+    except (OSError, ValueError) as error:
+        raise ConnectionFailedError(place, str(error)) from error
+    try:
+        if reply["type"] == "error":
+            raise RequestError(ErrorCode(reply["error"]["code"]), reply["error"]["message"])
+        data = reply["data"]
+        return Address(Path(data["shm_dir"]), data["shm_name"], data["instance"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConnectionFailedError(place, f"not a quoteshm server: {reply!r:.200}") from error

@@ -1,0 +1,560 @@
+"""SegmentWriter: the one process that publishes.
+
+A commit is planned first, from the stable rows and the batch: everything that can fail (checking,
+allocating, a new segment) happens then, at an even epoch. What is left is a list of plain stores,
+made while the epoch is odd (see `latch`). Cost grows with what the batch changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+
+from quoteshm.errors import (
+    BatchError,
+    CorruptSegmentError,
+    LayoutMismatchError,
+    SegmentError,
+    SegmentNotFoundError,
+    TruncatedError,
+    UnknownIntervalError,
+)
+from quoteshm.model import Bars, Ticker
+from quoteshm.shm import latch, layout, segment, table
+from quoteshm.shm.batch import Batch, Ticks
+from quoteshm.shm.fence import fences
+from quoteshm.shm.futex import waker
+from quoteshm.shm.layout import Geometry, KindGeometry
+from quoteshm.shm.plan import Plan, Planner, SeriesPlan
+from quoteshm.shm.segment import OwnedFd, SegmentMap, SegmentSpec, WriterLock
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quoteshm.clock import Clock
+    from quoteshm.shm.batch import Rows
+    from quoteshm.shm.segment import Words
+
+_ALL: Final = slice(0, None)
+_MAP_NORESERVE: Final = 0x4000  # Linux; not named by the mmap module before Python 3.13
+
+
+class SegmentWriter:
+    """Publishes bars and quotes in a segment. Not thread-safe: one thread, the reactor's.
+
+    Made by `open` (a segment in a file, adopted or new) or `anonymous` (memory of this process).
+
+    Attributes
+    ----------
+    spec : SegmentSpec
+        What the segment is now; `max_tickers` grows with it.
+    adopted : bool
+        Whether `open` carried on in a segment that was there.
+    refused : SegmentError or None
+        Why a segment of ours that was there could not be carried on with, and was replaced.
+
+    """
+
+    def __init__(
+        self,
+        spec: SegmentSpec,
+        clock: Clock,
+        mapped: SegmentMap,
+        fd: int | None,
+        lock: WriterLock | None,
+    ) -> None:
+        self.spec, self.adopted = spec, False
+        self.refused: SegmentError | None = None
+        self._clock, self._lock = clock, lock
+        self._acquire, self._release = fences()
+        self._tickers: list[Ticker] = []
+        self._row_of: dict[str, int] = {}
+        self._revived: set[int] = set()
+        self._use(mapped, fd)
+
+    # -- opening and closing -----------------------------------------------------------------
+
+    @classmethod
+    def open(cls, spec: SegmentSpec, clock: Clock) -> Self:
+        """Take the lock, then adopt the segment that is there, or make a new one.
+
+        Raises
+        ------
+        WriterRunningError
+            Another process writes it.
+        ForeignFileError, SegmentAccessError
+            What stands under the name is not ours; it is left alone.
+        SegmentFullError
+            No room.
+
+        """
+        lock = WriterLock(spec.path)
+        try:
+            return cls._adopt_or_create(spec, clock, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def anonymous(cls, spec: SegmentSpec, clock: Clock) -> Self:
+        """Write into memory of this process alone."""
+        return cls(spec, clock, _anonymous_map(spec, clock), None, None)
+
+    @classmethod
+    def _adopt_or_create(cls, spec: SegmentSpec, clock: Clock, lock: WriterLock) -> Self:
+        refused: SegmentError | None = None
+        try:
+            mapped, fd = segment.open_own(spec.path)
+            try:
+                segment.check_rows(mapped)
+            except BaseException:
+                os.close(fd)
+                raise
+        except SegmentNotFoundError:
+            pass
+        except (LayoutMismatchError, TruncatedError, CorruptSegmentError) as error:
+            refused = error  # ours, by its magic and owner, but of no use
+        else:
+            return cls._carry_on(spec, clock, lock, mapped, fd)
+        mapped, fd = segment.create(spec, clock)
+        writer = cls(spec, clock, mapped, fd, lock)
+        segment.publish(mapped, spec.path)
+        writer.refused = refused
+        return writer
+
+    @classmethod
+    def _carry_on(
+        cls,
+        spec: SegmentSpec,
+        clock: Clock,
+        lock: WriterLock,
+        mapped: SegmentMap,
+        fd: int,
+    ) -> Self:
+        """Adopt a segment that is whole; move its history to a new one where it does not fit."""
+        found = _spec_of(mapped, spec)
+        writer = cls(found, clock, mapped, fd, lock)
+        writer._adopt()
+        wanted = replace(spec, max_tickers=max(spec.max_tickers, found.max_tickers))
+        same_data = (found.source, found.adjustment) == (wanted.source, wanted.adjustment)
+        if found.kinds == wanted.kinds and found.max_tickers == wanted.max_tickers and same_data:
+            writer.spec = wanted
+            writer._map.superblock["freshness_ms"] = wanted.freshness_ms
+            writer._map.cells[layout.STATE_WORD] = layout.LIVE
+            writer.adopted = True
+        else:
+            writer._replace(wanted, keep=same_data)
+            writer.adopted = same_data
+        return writer
+
+    def _use(self, mapped: SegmentMap, fd: int | None) -> None:
+        """Write into this mapping from now on, taking every row for changed."""
+        self._map, self._fd = mapped, None if fd is None else OwnedFd(fd)
+        self._epoch = latch.stable_epoch(mapped.epoch)
+        self._catch_up_all()
+        address = np.frombuffer(mapped.buffer, np.uint8, 8, layout.EPOCH_OFFSET).ctypes.data
+        self._wake = waker(address)
+
+    def _catch_up_all(self) -> None:
+        """Take every row for changed by the last commit."""
+        self._dirty_quotes: list[Rows] = [_ALL]
+        self._dirty_series: list[list[Rows]] = [[_ALL] for _ in self._map.geometry.kinds]
+
+    def _adopt(self) -> None:
+        """Carry on in a segment that another writer left, in whatever state."""
+        cells = self._map.cells
+        cells[layout.EPOCH_WORD] = self._epoch = latch.adopted(self._map.epoch)
+        self._catch_up_all()
+        for entries in self._map.entries:
+            epochs = entries[:, table.EPOCH]
+            epochs += epochs & 1
+        block = self._map.superblock
+        block["writer_pid"] = os.getpid()
+        for entries in self._map.entries:
+            entries.view(layout.ENTRY)["writer_pid"] = os.getpid()
+        if self._fd is not None:
+            segment.lock_segment(self._fd.number)
+        self._read_directory()
+        self.heartbeat()
+
+    def _read_directory(self) -> None:
+        count = int(self._map.headers[self._back ^ 1][0])
+        self._tickers = [
+            Ticker(*(text.decode() for text in row)) for row in self._map.directory[:count].tolist()
+        ]
+        self._row_of = {ticker.symbol: row for row, ticker in enumerate(self._tickers)}
+
+    def close(self, *, unlink: bool = True) -> None:
+        """Mark the segment closed, take its name away unless told otherwise, and let go."""
+        self._map.cells[layout.STATE_WORD] = layout.CLOSED
+        self._wake()
+        if self._fd is not None and unlink:
+            self._unlink()
+        if self._fd is not None:
+            self._fd.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def _unlink(self) -> None:
+        """Take the name away, if it still is our file's."""
+        assert self._fd is not None  # noqa: S101  for the type checker: only files are unlinked
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(self.spec.path.lstat(), os.fstat(self._fd.number)):
+                self.spec.path.unlink()
+
+    def heartbeat(self) -> None:
+        """Say that this writer lives; to be called each second."""
+        block = self._map.superblock
+        block["heartbeat_ms"] = self._clock.wall_ms()
+        block["heartbeat_boot_ms"] = self._clock.boot_ms()
+
+    # -- what is there -----------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path | None:
+        """The segment's file, or None for anonymous memory."""
+        return None if self._lock is None else self.spec.path
+
+    @property
+    def instance(self) -> str:
+        """The segment's identity, 32 hexadecimal digits; another one after a replacement."""
+        return bytes(self._map.superblock["instance"]).hex()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the segment, holes included."""
+        return self._map.geometry.size
+
+    @property
+    def epoch(self) -> int:
+        """The stable epoch."""
+        return self._epoch
+
+    @property
+    def last_update_ms(self) -> int:
+        """When the last batch was confirmed, milliseconds UTC."""
+        return int(self._map.headers[self._back ^ 1].view(np.int64)[1])
+
+    @property
+    def tickers(self) -> Sequence[Ticker]:
+        """The tickers by row, removed ones too."""
+        return tuple(self._tickers)
+
+    @property
+    def row_of(self) -> Mapping[str, int]:
+        """The row of each symbol."""
+        return MappingProxyType(self._row_of)
+
+    @property
+    def _back(self) -> int:
+        return latch.stable_buffer(self._epoch) ^ 1
+
+    def _kind(self, interval: str) -> KindGeometry:
+        for kind in self._map.geometry.kinds:
+            if kind.kind.interval == interval:
+                return kind
+        known = tuple(kind.kind.interval for kind in self._map.geometry.kinds)
+        raise UnknownIntervalError(interval, known)
+
+    def quotes(self) -> NDArray[np.void]:
+        """View the stable quote rows of all counted tickers, as `layout.QUOTE_ROW`.
+
+        Read-only; good until the next commit.
+        """
+        return self._stable(self._map.quotes[self._back ^ 1], layout.QUOTE_ROW)
+
+    def series(self, interval: str) -> NDArray[np.void]:
+        """View the stable series rows of all counted tickers, as `layout.SERIES_ROW`.
+
+        Read-only; good until the next commit.
+
+        Raises
+        ------
+        UnknownIntervalError
+
+        """
+        rows = self._map.series[self._back ^ 1][self._kind(interval).index]
+        return self._stable(rows, layout.SERIES_ROW)
+
+    def _stable(self, rows: Words, record: np.dtype[np.void]) -> NDArray[np.void]:
+        count = int(self._map.headers[self._back ^ 1][0])
+        view: NDArray[np.void] = rows[:count].view(record)[:, 0]
+        view.flags.writeable = False
+        return view
+
+    def history(self, row: int, interval: str) -> tuple[Bars, bool]:
+        """Copy all bars of a series, the forming one last; and tell whether there is one.
+
+        Raises
+        ------
+        UnknownIntervalError
+
+        """
+        kind = self._kind(interval)
+        words = self._map.series[self._back ^ 1][kind.index][row]
+        closed, forming = table.closed(self._map, kind, row, words), table.forming(words)
+        return (
+            table.joined(closed, forming) if forming else table.copied(closed)
+        ), forming is not None
+
+    def late(self, ticks: Ticks) -> NDArray[np.bool_]:
+        """Tell which bars are older than what is published, and would be refused.
+
+        Raises
+        ------
+        UnknownIntervalError
+
+        """
+        kind = self._kind(ticks.interval)
+        stable = self._map.series[self._back ^ 1][kind.index]
+        return ticks.time < table.earliest(self._map, kind, stable, ticks.rows)
+
+    # -- tickers -----------------------------------------------------------------------------
+
+    def enlist(self, tickers: Iterable[Ticker]) -> NDArray[np.intp]:
+        """Give the rows of tickers, new ones at the end; the next commit makes them seen.
+
+        A ticker that was removed comes back in its old row, without its history. Where there is
+        no room, a larger segment takes this one's place.
+
+        Raises
+        ------
+        BatchError
+            A symbol, currency or zone that does not fit its field.
+        SegmentFullError
+            No room for a larger segment.
+
+        """
+        wanted = list(tickers)
+        fresh = {t.symbol: t for t in wanted if t.symbol not in self._row_of}
+        for ticker in fresh.values():
+            _check_ticker(ticker)
+        if (needed := len(self._tickers) + len(fresh)) > self.spec.max_tickers:
+            self._replace(replace(self.spec, max_tickers=max(needed, 2 * self.spec.max_tickers)))
+        for ticker in fresh.values():
+            row = len(self._tickers)
+            self._map.directory[row] = tuple(text.encode() for text in ticker)
+            self._tickers.append(ticker)
+            self._row_of[ticker.symbol] = row
+        rows = np.array([self._row_of[ticker.symbol] for ticker in wanted], np.intp)
+        flags = self._map.quotes[self._back ^ 1][rows, table.FLAGS]
+        self._revived.update(rows[(flags & layout.REMOVED) != 0].tolist())
+        return rows
+
+    # -- publishing --------------------------------------------------------------------------
+
+    def write_data(self, batch: Batch) -> int:
+        """Publish a batch, all of it or nothing.
+
+        Parameters
+        ----------
+        batch : Batch
+            Bars and quotes of rows that `enlist` gave.
+
+        Returns
+        -------
+        int
+            The new stable epoch.
+
+        Raises
+        ------
+        BatchError
+            The batch cannot be published; nothing was touched.
+        SegmentFullError
+            No room for a block; nothing was published.
+
+        """
+        planner = Planner(self._map, self._tickers, self._revived, self._back_block)
+        plan = planner.plan(batch, self._clock)
+        try:
+            self._commit(plan)
+        except BaseException:
+            self._adopt_own()
+            raise
+        self._revived.clear()
+        self._wake()
+        return self._epoch
+
+    def _adopt_own(self) -> None:
+        """Treat an exception in the middle of a commit as a death and an adoption."""
+        tickers, row_of = self._tickers, self._row_of
+        self._adopt()
+        self._tickers, self._row_of = tickers, row_of  # those enlisted stay so
+
+    def _commit(self, plan: Plan) -> None:
+        """Make the plan's stores. Nothing in here allocates, checks or decides."""
+        m, back, epoch = self._map, self._back, self._epoch
+        stable = back ^ 1
+        touched = [[rows for rows, _ in p.rows] for p in plan.series]
+        m.cells[layout.EPOCH_WORD] = epoch + 1
+        self._release()  # pairs with the reader's fence before its second load
+        for entries, groups in zip(m.entries, touched, strict=True):
+            for rows in groups:
+                entries[rows, table.EPOCH] |= 1
+        _catch_up(m.quotes[back], m.quotes[stable], self._dirty_quotes, plan.quotes)
+        for k, series in enumerate(plan.series):
+            _catch_up(m.series[back][k], m.series[stable][k], self._dirty_series[k], series.rows)
+        for kind, series in zip(m.geometry.kinds, plan.series, strict=True):
+            self._store_bars(kind, series)
+            for rows, new in series.rows:
+                m.series[back][kind.index][rows] = new
+        for rows, new in plan.quotes:
+            m.quotes[back][rows] = new
+        m.headers[back][: len(plan.header)] = plan.header
+        m.superblock["last_update_ms"] = plan.header.view(np.int64)[1]
+        self._release()  # pairs with the reader's fence behind its first load
+        m.cells[layout.EPOCH_WORD] = self._epoch = epoch + 2
+        self._dirty_quotes = [rows for rows, _ in plan.quotes]
+        self._dirty_series = touched
+        for entries, series in zip(m.entries, plan.series, strict=True):
+            for rows, new in series.rows:
+                entries[rows, table.UPDATED] = new[:, table.LAST_UPDATE]
+                entries[rows, table.EPOCH] = new[:, table.ENTRY_EPOCH]
+
+    def _store_bars(self, kind: KindGeometry, series: SeriesPlan) -> None:
+        """Store closed bars where no reader looks yet."""
+        m = self._map
+        for one in series.rewrites:
+            m.cells[m.entry_word(kind.index, one.row) + table.BEGUN] = one.rewrites
+            self._release()  # pairs with the reader's fence before it loads rewrites_begun
+            times, values = m.columns(kind, one.row, one.rewrites & 1)
+            window = slice(one.start, one.start + len(one.bars))
+            times[window] = one.bars.time.view(np.uint64)
+            values[:, window] = one.bars.ohlcv
+        for closing in series.closings:
+            m.blocks[kind.index][closing.words] = closing.time
+            for column in range(5):
+                words = closing.words + (column + 1) * kind.rows
+                m.float_blocks[kind.index][words] = closing.ohlcv[:, column]
+
+    def _back_block(self, kind: KindGeometry, row: int, block: int) -> None:
+        """Back a block with memory; harmless where it is."""
+        if self._fd is None:
+            return
+        offset = kind.block_offset(row, block)
+        segment.allocate(self._fd.number, self.spec.path, offset, kind.block_nbytes)
+        segment.populate(self._map.buffer, offset, kind.block_nbytes)
+
+    # -- replacement -------------------------------------------------------------------------
+
+    def _replace(self, spec: SegmentSpec, *, keep: bool = True) -> None:
+        """Put a new segment in this one's place; its history and its epoch go on."""
+        old, old_fd, epoch = self._map, self._fd, self._epoch
+        if self._lock is None:
+            new, new_fd = _anonymous_map(spec, self._clock), None
+        else:
+            new, new_fd = segment.create(spec, self._clock)
+        try:
+            epoch += 2
+            new.cells[layout.EPOCH_WORD] = epoch
+            if keep:
+                self._copy_into(new, new_fd, spec, latch.stable_buffer(epoch))
+            if self._lock is not None:
+                segment.publish(new, spec.path)
+        except BaseException:
+            if new_fd is not None:
+                os.close(new_fd)
+                segment.temporary_path(spec.path).unlink(missing_ok=True)
+            raise
+        self.spec = spec
+        self._use(new, new_fd)
+        old.cells[layout.STATE_WORD] = layout.CLOSED
+        if not keep:
+            self._tickers, self._row_of, self._revived = [], {}, set()
+        if old_fd is not None:
+            waker(np.frombuffer(old.buffer, np.uint8, 8, layout.EPOCH_OFFSET).ctypes.data)()
+            old_fd.close()
+
+    def _copy_into(self, new: SegmentMap, fd: int | None, spec: SegmentSpec, buffer: int) -> None:
+        """Copy everything that is stable into a segment that nobody sees yet."""
+        old, stable, n = self._map, self._back ^ 1, len(self._tickers)
+        counted = int(old.headers[stable][0])
+        new.directory[:n] = old.directory[:n]
+        new.quotes[buffer][:counted] = old.quotes[stable][:counted]
+        new.headers[buffer][:] = old.headers[stable]
+        new.superblock["last_update_ms"] = old.superblock["last_update_ms"]
+        old_kinds = {kind.kind.interval: kind for kind in old.geometry.kinds}
+        for kind in new.geometry.kinds:
+            before = old_kinds.get(kind.kind.interval)
+            if before is None:
+                continue
+            rows = new.series[buffer][kind.index]
+            rows[:counted] = old.series[stable][before.index][:counted]
+            rows[:counted, (table.REWRITES, table.START, table.COUNT)] = 0
+            rows[:counted, table.SERIES_FLAGS] &= np.uint64(layout.HAS_FORMING)
+            rows[:counted, table.ENTRY_EPOCH] += np.uint64(2)
+            entries = new.entries[kind.index]
+            entries.view(layout.ENTRY)["version"] = layout.LAYOUT_VERSION
+            entries.view(layout.ENTRY)["writer_pid"] = os.getpid()
+            entries[:counted, table.EPOCH] = rows[:counted, table.ENTRY_EPOCH]
+            entries[:counted, table.UPDATED] = rows[:counted, table.LAST_UPDATE]
+            for row in range(counted):
+                words = old.series[stable][before.index][row]
+                closed = table.closed(old, before, row, words)
+                forming = int(words[table.SERIES_FLAGS]) & layout.HAS_FORMING
+                closed = table.newest(closed, kind.kind.capacity - (1 if forming else 0))
+                if not len(closed):
+                    continue
+                if fd is not None:
+                    offset = kind.block_offset(row, 0)
+                    path = segment.temporary_path(spec.path)
+                    segment.allocate(fd, path, offset, kind.block_nbytes)
+                    segment.populate(new.buffer, offset, kind.block_nbytes)
+                times, values = new.columns(kind, row, 0)
+                times[: len(closed)] = closed.time.view(np.uint64)
+                values[:, : len(closed)] = closed.ohlcv
+                rows[row, table.COUNT] = len(closed)
+                rows[row, table.SERIES_FLAGS] |= np.uint64(layout.BACKED[0])
+
+
+# -- rows and bars ---------------------------------------------------------------------------
+
+
+def _anonymous_map(spec: SegmentSpec, clock: Clock) -> SegmentMap:
+    geometry = Geometry.of(spec.max_tickers, spec.kinds)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    mapped = SegmentMap(mmap.mmap(-1, geometry.size, flags), geometry)
+    segment.fill(mapped, spec, clock)
+    segment.complete(mapped)
+    return mapped
+
+
+def _spec_of(mapped: SegmentMap, wanted: SegmentSpec) -> SegmentSpec:
+    """Describe the segment that was found, in the words of the one that is wanted."""
+    block = mapped.superblock
+    return replace(
+        wanted,
+        max_tickers=mapped.geometry.max_tickers,
+        kinds=tuple(kind.kind for kind in mapped.geometry.kinds),
+        source=bytes(block["source"]).decode(errors="replace"),
+        adjustment=bytes(block["adjustment"]).decode(errors="replace"),
+        freshness_ms=int(block["freshness_ms"]),
+    )
+
+
+def _check_ticker(ticker: Ticker) -> None:
+    for name, text in zip(Ticker._fields, ticker, strict=True):
+        room = layout.DIRECTORY_ROW[name].itemsize
+        raw = text.encode(errors="replace")
+        if len(raw) > room or "\0" in text or (name == "symbol" and not text):
+            raise BatchError(f"{name} {text!r}: found {len(raw)} bytes, expected 1 to {room}")
+
+
+def _catch_up(
+    back: Words, stable: Words, dirty: list[Rows], planned: list[tuple[Rows, Words]]
+) -> None:
+    """Bring rows of the back buffer up to date that the last commit changed.
+
+    Those that this commit writes whole need not be.
+    """
+    for rows in dirty:
+        if not any(table.same(rows, other) for other, _ in planned):
+            back[rows] = stable[rows]
