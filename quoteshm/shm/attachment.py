@@ -10,7 +10,7 @@ import struct
 import threading
 import weakref
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from quoteshm.errors import CorruptSegmentError
 from quoteshm.model import Bars, Ticker
 from quoteshm.shm import layout, segment
 from quoteshm.shm.layout import KindGeometry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _QUOTE: Final = struct.Struct(layout.QUOTE_FORMAT)
 _SERIES: Final = struct.Struct(layout.SERIES_FORMAT)
@@ -103,6 +106,11 @@ class Attachment:
         """Load how many rewrites of a series have begun."""
         begun: int = self.cells[self.map.entry_word(kind.index, row) + 3]
         return begun
+
+    def begun_of(self, kind: KindGeometry, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
+        """Load the same of many series, shape (n,)."""
+        words = self.map.entry_word(kind.index, 0) + rows * layout.ENTRY_WORDS + 3
+        return self.take(self.map.words, words)
 
     def learn(self, count: int) -> None:
         """Read the directory rows that are new; rows that count never change."""

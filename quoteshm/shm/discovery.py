@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from quoteshm.errors import ConnectionFailedError, ErrorCode, RequestError
 
 _TIMEOUT_S: Final = 5.0
+_MAX_REPLY_BYTES: Final = 65_536
 _REQUEST: Final = b'{"v":1,"id":"shm","type":"get_shm_name"}\n'
 
 
@@ -36,14 +38,29 @@ def ask(host: str, port: int, timeout_s: float = _TIMEOUT_S) -> Address:
     try:
         with socket.create_connection((host, port), timeout_s) as connection:
             connection.sendall(_REQUEST)
-            with connection.makefile("rb") as lines:
-                reply = json.loads(lines.readline())
-    except (OSError, ValueError) as error:
+            reply = json.loads(_line(connection, time.monotonic() + timeout_s))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConnectionFailedError(place, str(error)) from error
     try:
         if reply["type"] == "error":
             raise RequestError(ErrorCode(reply["error"]["code"]), reply["error"]["message"])
         data = reply["data"]
-        return Address(Path(data["shm_dir"]), data["shm_name"], data["instance"])
+        return Address(Path(data["shm_dir"]), str(data["shm_name"]), str(data["instance"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ConnectionFailedError(place, f"not a quoteshm server: {reply!r:.200}") from error
+
+
+def _line(connection: socket.socket, deadline: float) -> bytes:
+    """Receive one line: of bounded length, and before the deadline however slowly it drips."""
+    reply = b""
+    while b"\n" not in reply:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        part = connection.recv(4096)
+        if not part:
+            raise ConnectionError("closed before it answered")
+        reply += part
+        if len(reply) > _MAX_REPLY_BYTES:
+            raise ValueError(f"an answer of more than {_MAX_REPLY_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise TimeoutError("timed out")
+    return reply.partition(b"\n")[0]

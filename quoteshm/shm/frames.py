@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
+from quoteshm.errors import CorruptSegmentError
 from quoteshm.model import DAY_MS, INTERVALS
 
 if TYPE_CHECKING:
@@ -35,7 +36,22 @@ def time_index(time_ms: NDArray[np.int64], interval: str, time_zone: str) -> pd.
 
     """
     name = "Datetime" if INTERVALS[interval] < DAY_MS else "Date"
-    return pd.DatetimeIndex(time_ms, dtype=pd.DatetimeTZDtype("ms", time_zone), name=name)
+    return pd.DatetimeIndex(time_ms, dtype=zoned(time_zone), name=name)
+
+
+def zoned(time_zone: str) -> pd.DatetimeTZDtype:
+    """Give the dtype of milliseconds shown in a zone.
+
+    Raises
+    ------
+    CorruptSegmentError
+        This machine knows no such zone, though the writer's did.
+
+    """
+    try:
+        return pd.DatetimeTZDtype("ms", time_zone)
+    except (KeyError, ValueError):
+        raise CorruptSegmentError("time_zone", repr(time_zone), "an IANA name") from None
 
 
 def to_frame(bars: Bars, interval: str, time_zone: str) -> pd.DataFrame:

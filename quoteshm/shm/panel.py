@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from quoteshm.model import DAY_MS, INTERVALS, Ticker
-from quoteshm.shm.frames import time_index
+from quoteshm.shm.frames import time_index, zoned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,9 +58,9 @@ def to_frame(
     """
     zones = {ticker.time_zone for ticker in tickers}
     zone = zones.pop() if len(zones) == 1 else "UTC"
-    times, place = np.unique(cells.time, return_inverse=True)
-    if INTERVALS[interval] >= DAY_MS and len(times) * len(tickers) != len(cells.time):
-        times, place = _by_date(cells, tickers, zone)
+    place, times = pd.factorize(cells.time, sort=True)  # by hashing: the times are few
+    if INTERVALS[interval] >= DAY_MS:
+        times, place = _by_date(cells, times, place, tickers, zone)
     table = np.full((len(times), len(tickers)), np.nan)
     table[place, cells.owner] = cells.value
     if last is not None:
@@ -70,20 +70,34 @@ def to_frame(
 
 
 def _by_date(
-    cells: Cells, tickers: Sequence[Ticker], zone: str
+    cells: Cells,
+    times: NDArray[np.int64],
+    place: NDArray[np.intp],
+    tickers: Sequence[Ticker],
+    zone: str,
 ) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
     """Align bars by local date; give the time of each line, and the line of each bar.
 
-    A line's time is the midnight of its date in the panel's zone.
+    A line's time is the midnight of its date in the panel's zone. ``times`` are the distinct
+    times of the bars, ``place`` which of them each bar has.
     """
-    dates = np.empty(len(cells.time), np.int64)
-    zone_of = np.array([ticker.time_zone for ticker in tickers], object)[cells.owner]
-    for each in {ticker.time_zone for ticker in tickers}:
-        of_zone = zone_of == each
-        local = pd.DatetimeIndex(cells.time[of_zone], dtype=pd.DatetimeTZDtype("ms", each))
-        dates[of_zone] = local.tz_localize(None).normalize().as_unit("ms").asi8
-    days, place = np.unique(dates, return_inverse=True)
-    midnights = pd.DatetimeIndex(days.astype("M8[ms]")).tz_localize(
-        zone, nonexistent="shift_forward", ambiguous=np.ones(len(days), np.bool_)
+    zones = sorted({ticker.time_zone for ticker in tickers})
+    dates = np.concatenate([_dates(times, each) for each in zones]) if zones else times
+    days, line = np.unique(dates, return_inverse=True)
+    if len(zones) > 1:
+        number = {each: i for i, each in enumerate(zones)}
+        of_ticker = np.array([number[ticker.time_zone] for ticker in tickers], np.intp)
+        place = place + len(times) * of_ticker[cells.owner]
+    lines = line[place]
+    used = np.bincount(lines, minlength=len(days)) > 0
+    midnights = pd.DatetimeIndex(days[used].astype("M8[ms]")).tz_localize(
+        zone, nonexistent="shift_forward", ambiguous=np.ones(int(used.sum()), np.bool_)
     )
-    return midnights.as_unit("ms").asi8, place
+    return midnights.as_unit("ms").asi8, (np.cumsum(used) - 1)[lines]
+
+
+def _dates(times: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
+    """Give the local dates of times, as milliseconds of their midnights without a zone."""
+    local = pd.DatetimeIndex(times, dtype=zoned(zone)).tz_localize(None).normalize()
+    dates: NDArray[np.int64] = local.as_unit("ms").asi8
+    return dates

@@ -126,6 +126,8 @@ class Planner:
             self._check_rows(batch.confirmed)
             new = self._quotes[batch.confirmed].copy()
             new[:, table.STAMPS] = stamps
+            if self._revived:
+                new[np.isin(table.numbers(batch.confirmed), list(self._revived))] = 0
             plan.append((batch.confirmed, new))
         plan += [(quotes.rows, self._new_quotes(quotes, stamps)) for quotes in batch.quotes]
         if batch.removed:
@@ -154,7 +156,8 @@ class Planner:
         """Refuse rows that nobody has enlisted, and rows given twice."""
         count = len(self._tickers)
         if isinstance(rows, slice):
-            if not (rows.step is None and 0 <= (rows.start or 0) <= (rows.stop or 0) <= count):
+            start, stop = rows.start or 0, -1 if rows.stop is None else rows.stop
+            if not (rows.step is None and 0 <= start <= stop <= count):
                 raise BatchError(f"rows {rows}: expected a plain slice within 0 to {count}")
             return
         if len(rows) and not 0 <= rows.min() <= rows.max() < count:
@@ -169,16 +172,16 @@ class Planner:
             row: History(interval, row, Bars.empty(), forming=False, replace=True)
             for row in self._revived
         }
+        said = [ticks for ticks in batch.ticks if ticks.interval == interval]
+        for ticks in said:
+            self._check_ticks(ticks)
         alone = {h.row for h in batch.histories if h.interval == interval} | self._revived
+        alone |= _twice(said)
         columns: list[Ticks] = []
-        for ticks in batch.ticks:
-            if ticks.interval == interval:
-                self._check_ticks(ticks)
-                rest = _apart(ticks, alone, columns)
-                for one in rest:
-                    _fold_in(histories, one)
-                if (kept := _without(ticks, {one.row for one in rest})) is not None:
-                    columns.append(kept)
+        for ticks in said:
+            for one in _apart(ticks, alone):
+                _fold_in(histories, one)
+            columns.append(_without(ticks, alone))
         for one in batch.histories:
             if one.interval == interval:
                 _check_history(one, len(self._tickers))
@@ -370,12 +373,19 @@ def _check_history(one: History, count: int) -> None:
         raise BatchError(f"row {one.row} {one.interval}: expected times that increase strictly")
 
 
-def _apart(ticks: Ticks, alone: set[int], columns: list[Ticks]) -> list[History]:
+def _twice(said: Sequence[Ticks]) -> set[int]:
+    """Find the rows that stand in more than one of the ticks."""
+    if len(said) <= 1:
+        return set()
+    rows, counts = np.unique(
+        np.concatenate([table.numbers(ticks.rows) for ticks in said]), return_counts=True
+    )
+    return set(rows[counts > 1].tolist())
+
+
+def _apart(ticks: Ticks, alone: set[int]) -> list[History]:
     """Give, as histories, the ticks of rows of which the batch says something else as well."""
-    others = set(alone)
-    for earlier in columns:
-        others.update(table.numbers(earlier.rows).tolist())
-    if not others:
+    if not alone:
         return []
     return [
         History(
@@ -385,11 +395,11 @@ def _apart(ticks: Ticks, alone: set[int], columns: list[Ticks]) -> list[History]
             forming=True,
         )
         for place, row in enumerate(table.numbers(ticks.rows).tolist())
-        if row in others
+        if row in alone
     ]
 
 
-def _without(ticks: Ticks, rows: set[int]) -> Ticks | None:
+def _without(ticks: Ticks, rows: set[int]) -> Ticks:
     """Leave rows out of ticks."""
     if not rows:
         return ticks

@@ -103,7 +103,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         self._attached: Attachment | None = None
         self._last: Attachment | None = None
         self._lock = threading.Lock()
-        self._next_look_ms = 0
+        self._next_look_ms = self._next_try_ms = 0
         self._path = self._find()
         self._attachment()
         _readers.add(self)
@@ -164,16 +164,16 @@ class StockDataReader(Mapping[str, "Entry"]):
             if (present := self._attached) is not None and present.cells[_STATE] == _LIVE:
                 return present  # another thread was here first
             now_ms = _boot_ms()
-            if self._last is not None and now_ms < self._next_look_ms:
+            if self._last is not None and now_ms < self._next_try_ms:
                 return self._last
-            self._next_look_ms = now_ms + _LOOK_EACH_MS
             try:
                 found = Attachment(self._path)
             except SegmentError:
                 if self._last is None:
                     raise
-                return self._last  # no successor yet: the last values, which grow stale
+                found = self._last  # no successor yet: the last values, which grow stale
             if found.map.cells[_STATE] != _LIVE and self._last is not None:
+                self._next_try_ms = now_ms + _LOOK_EACH_MS
                 return self._last
             self._attached = self._last = found
             return found
@@ -235,9 +235,9 @@ class StockDataReader(Mapping[str, "Entry"]):
             attached, _, (count, row, value) = self._read(load_known)
             if row is not None and value is not None:
                 return attached, row, value
-            if count <= len(attached.tickers):
-                raise UnknownTickerError(ticker)
             attached.learn(count)
+            if ticker not in attached.rows:
+                raise UnknownTickerError(ticker)
 
     # -- quotes ------------------------------------------------------------------------------
 
@@ -298,7 +298,7 @@ class StockDataReader(Mapping[str, "Entry"]):
 
     def list_tickers(self) -> list[str]:
         """List the tickers that have a published value, sorted."""
-        return sorted(self.snapshot().quotes)
+        return self.snapshot().tickers
 
     def snapshot(self) -> Snapshot:
         """Copy the latest quotes of the whole market, all of one epoch."""
@@ -498,8 +498,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             kind = self._kind(attached, interval)
             cells = _gather(attached, kind, rows, series, FIELDS.index(field.lower()), last)
             self._acquire()  # pairs with the writer's release behind rewrites_begun
-            begun = attached.map.entries[kind.index][rows, 3]
-            if latch.all_intact(series["rewrites"], begun):
+            if latch.all_intact(series["rewrites"], attached.begun_of(kind, rows)):
                 columns = [attached.tickers[row] for row in rows.tolist()]
                 return panel.to_frame(cells, columns, kind.kind.interval, last)
         raise AssertionError  # not reached: attempts() ends with an exception
@@ -573,6 +572,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             attached = self._attachment()
             if attached.cells[_STATE] != _LIVE:
                 return "closed"
+            self._look_for_successor(attached)
             if not segment.is_locked(attached.fd.number):
                 return "dead"
             age_ms = _boot_ms() - int(attached.map.superblock["heartbeat_boot_ms"])
@@ -628,7 +628,13 @@ class StockDataReader(Mapping[str, "Entry"]):
         return len(self.list_tickers())
 
     def __contains__(self, ticker: object) -> bool:
-        return isinstance(ticker, str) and ticker in self.snapshot().quotes
+        if not isinstance(ticker, str):
+            return False
+        try:
+            self.get_quote(ticker)
+        except UnknownTickerError:
+            return False
+        return True
 
     def __repr__(self) -> str:
         return f"<StockDataReader of {self._path}: {self.writer_status()}>"
@@ -664,12 +670,12 @@ def _check_last(last: int | None) -> None:
 
 def _to_ms(moment: Moment, time_zone: str) -> int:
     """Give a moment as milliseconds UTC; one without a zone is the exchange's."""
-    if isinstance(moment, int):
-        return moment
+    if isinstance(moment, int | np.integer):
+        return int(moment)
     stamp = pd.Timestamp(moment)
-    if stamp.tzinfo is None:
-        stamp = stamp.tz_localize(time_zone)
-    return int(stamp.as_unit("ms").value)
+    if stamp.tzinfo is None:  # of an hour that comes twice the first; one that is skipped ends
+        stamp = stamp.tz_localize(time_zone, ambiguous=True, nonexistent="shift_forward")
+    return int(stamp.as_unit("ms").asm8.astype(np.int64))
 
 
 def _gather(  # noqa: PLR0913, PLR0917  the parts of one read
@@ -685,9 +691,12 @@ def _gather(  # noqa: PLR0913, PLR0917  the parts of one read
     start, count = (series[name].astype(np.intp) for name in ("start", "count"))
     block = (series["rewrites"] & 1).astype(np.intp)
     backed = (series["flags"] & layout.backed(series["rewrites"])) != 0
-    sound = (start >= 0) & (count >= 0) & (start + count <= kind.rows) & (backed | (count == 0))
+    sound = (series["count"] <= kind.kind.capacity) & (series["start"] <= kind.rows)
+    sound &= (start + count <= kind.rows) & (backed | (count == 0))
     if not sound.all():
-        raise CorruptSegmentError("start + count", int((start + count)[~sound][0]), kind.rows)
+        found = series[~sound][0]
+        where = f"{found['start']} + {found['count']}, flags {found['flags']}"
+        raise CorruptSegmentError("start + count", where, f"<= {kind.rows}, in a backed block")
     kept = count if last is None else np.minimum(count, last - forming)
     base = (2 * rows + block) * (kind.block_nbytes // 8) + start + count - kept
     ends = np.cumsum(kept)

@@ -126,6 +126,11 @@ class Snapshot:
         return sorted(rows, key=lambda row: self._tickers[row].symbol)
 
     @property
+    def tickers(self) -> list[str]:
+        """The tickers with a published value, sorted."""
+        return [self._tickers[row].symbol for row in self._present()]
+
+    @property
     def quotes(self) -> dict[str, Quote]:
         """The quotes by ticker: those with a published value, sorted."""
         rows = self._present()

@@ -79,7 +79,7 @@ class SegmentMap:
     ----------
     cells : memoryview of u64
         The whole segment; one item, loaded or stored, is one aligned access: the epochs go
-        through it.
+        through it. `words` is the same as an array.
     quotes, series : per buffer (and kind), ndarray of u64, shape (max_tickers, 16)
         Rows as words; `float_quotes` and `float_series` are the same words as float64.
     entries : per kind, ndarray of u64, shape (max_tickers, 4)
@@ -91,6 +91,7 @@ class SegmentMap:
     def __init__(self, buffer: mmap.mmap, geometry: Geometry) -> None:
         self.buffer, self.geometry = buffer, geometry
         self.cells: memoryview = memoryview(buffer).cast("Q")
+        self.words: Words = np.frombuffer(buffer, np.uint64)
         g, n = geometry, geometry.max_tickers
         self.superblock = np.frombuffer(buffer, layout.SUPERBLOCK, 1)[0]
         self.directory = np.frombuffer(buffer, layout.DIRECTORY_ROW, n, g.directory_offset)
@@ -169,7 +170,7 @@ def check_superblock(path: Path, head: bytes, file_nbytes: int) -> Geometry:
 
     """
     magic = head[: len(layout.MAGIC)]
-    if len(head) < layout.PAGE and magic == layout.MAGIC[: len(head)] and head:
+    if len(head) < layout.PAGE and magic == layout.MAGIC:
         raise TruncatedError(path, file_nbytes, layout.PAGE)
     begun = len(head) == layout.PAGE and head[8:16] == _SUPERBLOCK_START
     if magic != layout.MAGIC:
@@ -204,22 +205,30 @@ def _expect(field: str, found: int, expected: int) -> None:
         raise CorruptSegmentError(field, found, expected)
 
 
-def _geometry(block: np.void) -> Geometry:
-    """Lay the segment out anew from its capacities, and compare every offset it says."""
-    max_tickers, kind_count = int(block["max_tickers"]), int(block["kind_count"])
-    if not 1 <= max_tickers <= layout.MAX_TICKERS:
-        raise CorruptSegmentError("max_tickers", max_tickers, f"1 to {layout.MAX_TICKERS}")
+def _kinds(block: np.void) -> list[SeriesKind]:
+    kind_count = int(block["kind_count"])
     if not 1 <= kind_count <= layout.MAX_KINDS:
         raise CorruptSegmentError("kind_count", kind_count, f"1 to {layout.MAX_KINDS}")
-    kinds = []
+    kinds: dict[str, SeriesKind] = {}
     for row in block["kinds"][:kind_count]:
         interval = _text(bytes(row["interval"]), "interval")
         if interval not in INTERVALS:
             raise CorruptSegmentError("interval", repr(interval), "one of " + ", ".join(INTERVALS))
+        if interval in kinds:
+            raise CorruptSegmentError("interval", f"{interval} twice", "distinct ones")
         capacity = int(row["capacity"])
         if not 1 <= capacity <= layout.MAX_CAPACITY:
             raise CorruptSegmentError("capacity", capacity, f"1 to {layout.MAX_CAPACITY}")
-        kinds.append(SeriesKind(interval, capacity))
+        kinds[interval] = SeriesKind(interval, capacity)
+    return list(kinds.values())
+
+
+def _geometry(block: np.void) -> Geometry:
+    """Lay the segment out anew from its capacities, and compare every offset it says."""
+    max_tickers = int(block["max_tickers"])
+    if not 1 <= max_tickers <= layout.MAX_TICKERS:
+        raise CorruptSegmentError("max_tickers", max_tickers, f"1 to {layout.MAX_TICKERS}")
+    kinds = _kinds(block)
     geometry = Geometry.of(max_tickers, kinds)
     for field in ("directory_offset", "entries_offset", "quotes_offset", "series_offset", "size"):
         _expect(field, int(block[field]), getattr(geometry, field))
@@ -244,7 +253,11 @@ def check_rows(segment: SegmentMap) -> None:
     count = int(segment.headers[buffer][0])
     if count > segment.geometry.max_tickers:
         raise CorruptSegmentError("ticker_count", count, f"<= {segment.geometry.max_tickers}")
-    symbols = [_text(raw, "symbol") for raw in segment.directory["symbol"][:count].tolist()]
+    directory = segment.directory[:count]
+    symbols = [_text(raw, "symbol") for raw in directory["symbol"].tolist()]
+    for field in ("currency", "time_zone"):
+        for raw in set(directory[field].tolist()):
+            _text(raw, field)
     if "" in symbols or len(set(symbols)) != count:
         raise CorruptSegmentError("symbol", "empty or twice there", "distinct symbols")
     flags = segment.quotes[buffer][:count, 0]
@@ -284,13 +297,33 @@ def open_file(path: Path, flags: int) -> int:
     except PermissionError:
         raise SegmentAccessError(path, *_owner(path)) from None
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise ForeignFileError(path, "a symbolic link", "a regular file") from None
-        raise SegmentError(f"{path}: {os.strerror(error.errno or 0)}") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise _open_failed(path, error) from error
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
         os.close(fd)
-        raise ForeignFileError(path, "something else", "a regular file")
+        raise ForeignFileError(path, _kind_of_file(mode), "a regular file")
     return fd
+
+
+def _open_failed(path: Path, error: OSError) -> SegmentError:
+    """Say why a file could not be opened: mostly it is not a regular one."""
+    with contextlib.suppress(OSError):
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            return ForeignFileError(path, _kind_of_file(mode), "a regular file")
+    return SegmentError(f"{path}: {os.strerror(error.errno or 0)}")
+
+
+def _kind_of_file(mode: int) -> str:
+    names = {
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return names.get(stat.S_IFMT(mode), "a regular file")
 
 
 def _owner(path: Path) -> tuple[str, str]:
@@ -329,17 +362,36 @@ def open_own(path: Path) -> tuple[SegmentMap, int]:
     if uid != os.geteuid():
         os.close(fd)
         raise ForeignFileError(path, f"a file of user {uid}", f"one of user {os.geteuid()}")
-    return _map(path, fd, mmap.PROT_READ | mmap.PROT_WRITE)
+    mapped, fd = _map(path, fd, mmap.PROT_READ | mmap.PROT_WRITE)
+    return mapped, _reopened(path, fd)
 
 
 def _map(path: Path, fd: int, protection: int) -> tuple[SegmentMap, int]:
     try:
         geometry = check_superblock(path, os.pread(fd, layout.PAGE, 0), os.fstat(fd).st_size)
         buffer = mmap.mmap(fd, geometry.size, mmap.MAP_SHARED, protection)
-    except BaseException:
+    except BaseException as error:
         os.close(fd)
+        if isinstance(error, OSError):  # more than this machine can map
+            raise SegmentError(f"{path}: {os.strerror(error.errno or 0)}") from error
         raise
     return SegmentMap(buffer, geometry), fd
+
+
+def _reopened(path: Path, fd: int) -> int:
+    """Trade a writable descriptor for another one of the same file, for the lock.
+
+    A map keeps a copy of the descriptor it was made from, in forked children too; a lock taken on
+    that one would outlive the writer in them.
+    """
+    try:
+        again = open_file(path, os.O_RDWR)
+        if not os.path.samestat(os.fstat(again), os.fstat(fd)):
+            os.close(again)
+            raise SegmentError(f"{path}: replaced by another file while it was being opened")
+    finally:
+        os.close(fd)
+    return again
 
 
 def create(spec: SegmentSpec, clock: Clock) -> tuple[SegmentMap, int]:
@@ -354,21 +406,43 @@ def create(spec: SegmentSpec, clock: Clock) -> tuple[SegmentMap, int]:
     geometry = Geometry.of(spec.max_tickers, spec.kinds)
     fd = _open_new(path)
     try:
-        lock_segment(fd)
         os.ftruncate(fd, geometry.size)
         allocate(fd, path, 0, geometry.kinds[0].blocks_offset)
         segment = SegmentMap(mmap.mmap(fd, geometry.size), geometry)
+        populate(segment.buffer, 0, geometry.kinds[0].blocks_offset)
         fill(segment, spec, clock)
-        if spec.group is not None:
-            os.fchown(fd, -1, _group_id(spec.group))
-        os.fchmod(fd, spec.mode)
     except BaseException as error:
         os.close(fd)
         path.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise SegmentError(f"{path}: {os.strerror(error.errno or 0)}") from error
         raise
+    fd = _reopened(path, fd)
+    try:
+        lock_segment(fd)
+        permit(fd, spec)
+    except BaseException:
+        os.close(fd)
+        path.unlink(missing_ok=True)
+        raise
     return segment, fd
+
+
+def permit(fd: int, spec: SegmentSpec) -> None:
+    """Give the file the group and the mode that were asked for.
+
+    Raises
+    ------
+    SegmentError
+        There is no such group, or this user may not give files to it.
+
+    """
+    try:
+        if spec.group is not None:
+            os.fchown(fd, -1, _group_id(spec.group))
+        os.fchmod(fd, spec.mode)
+    except OSError as error:
+        raise SegmentError(f"{spec.path}: {os.strerror(error.errno or 0)}") from error
 
 
 def publish(segment: SegmentMap, path: Path) -> None:
@@ -396,11 +470,14 @@ def _open_new(path: Path) -> int:
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
         raise ForeignFileError(
             path,
-            f"{stat.filemode(found.st_mode)} of user {found.st_uid}",
+            f"{_kind_of_file(found.st_mode)} of user {found.st_uid}",
             f"nothing, or a file that user {os.geteuid()} left",
         )
     path.unlink()  # a leftover of a writer that died; ours alone, since we hold the writer lock
-    return _open_private(path, flags)
+    try:
+        return _open_private(path, flags)
+    except FileExistsError:
+        raise ForeignFileError(path, "a file made this moment", "nothing") from None
 
 
 def _open_private(path: Path, flags: int) -> int:
@@ -412,6 +489,8 @@ def _open_private(path: Path, flags: int) -> int:
         raise SegmentAccessError(path, *_owner(path.parent)) from None
     except FileNotFoundError:
         raise SegmentError(f"{path.parent}: no such folder for the segment") from None
+    except OSError as error:
+        raise _open_failed(path, error) from error
 
 
 def _group_id(name: str) -> int:
@@ -475,6 +554,9 @@ def fill(segment: SegmentMap, spec: SegmentSpec, clock: Clock) -> None:
         row["rows"] = kind.rows
         row["blocks_offset"] = kind.blocks_offset
         row["block_nbytes"] = kind.block_nbytes
+        entries = segment.entries[kind.index].view(layout.ENTRY)
+        entries["version"] = layout.LAYOUT_VERSION
+        entries["writer_pid"] = os.getpid()
 
 
 # -- locks -----------------------------------------------------------------------------------
@@ -578,14 +660,13 @@ class WriterLock:
         except FileNotFoundError:
             raise SegmentError(f"{self.path.parent}: no such folder for the segment") from None
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise ForeignFileError(self.path, "a symbolic link", "a regular file") from None
-            raise SegmentError(f"{self.path}: {os.strerror(error.errno or 0)}") from error
+            raise _open_failed(self.path, error) from error
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
             os.close(fd)
             mine = f"a regular file of user {os.geteuid()}"
-            raise ForeignFileError(self.path, f"one of user {found.st_uid}", mine)
+            other = f"{_kind_of_file(found.st_mode)} of user {found.st_uid}"
+            raise ForeignFileError(self.path, other, mine)
         return fd
 
     def _pid(self) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import zoneinfo
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,7 @@ class SegmentWriter:
         self._tickers: list[Ticker] = []
         self._row_of: dict[str, int] = {}
         self._revived: set[int] = set()
+        self._is_closed = False
         self._use(mapped, fd)
 
     # -- opening and closing -----------------------------------------------------------------
@@ -111,12 +113,14 @@ class SegmentWriter:
     @classmethod
     def _adopt_or_create(cls, spec: SegmentSpec, clock: Clock, lock: WriterLock) -> Self:
         refused: SegmentError | None = None
+        damaged: SegmentMap | None = None
         try:
             mapped, fd = segment.open_own(spec.path)
             try:
                 segment.check_rows(mapped)
             except BaseException:
                 os.close(fd)
+                damaged = mapped
                 raise
         except SegmentNotFoundError:
             pass
@@ -125,8 +129,12 @@ class SegmentWriter:
         else:
             return cls._carry_on(spec, clock, lock, mapped, fd)
         mapped, fd = segment.create(spec, clock)
+        if damaged is not None:  # its readers go on to the new one, and their epochs with them
+            mapped.cells[layout.EPOCH_WORD] = latch.stable_epoch(damaged.epoch) + 2
         writer = cls(spec, clock, mapped, fd, lock)
         segment.publish(mapped, spec.path)
+        if damaged is not None:
+            damaged.cells[layout.STATE_WORD] = layout.CLOSED
         writer.refused = refused
         return writer
 
@@ -148,6 +156,7 @@ class SegmentWriter:
         if found.kinds == wanted.kinds and found.max_tickers == wanted.max_tickers and same_data:
             writer.spec = wanted
             writer._map.superblock["freshness_ms"] = wanted.freshness_ms
+            segment.permit(fd, wanted)
             writer._map.cells[layout.STATE_WORD] = layout.LIVE
             writer.adopted = True
         else:
@@ -193,7 +202,13 @@ class SegmentWriter:
         self._row_of = {ticker.symbol: row for row, ticker in enumerate(self._tickers)}
 
     def close(self, *, unlink: bool = True) -> None:
-        """Mark the segment closed, take its name away unless told otherwise, and let go."""
+        """Mark the segment closed, take its name away unless told otherwise, and let go.
+
+        Harmless twice; nothing can be published after it.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._map.cells[layout.STATE_WORD] = layout.CLOSED
         self._wake()
         if self._fd is not None and unlink:
@@ -212,9 +227,15 @@ class SegmentWriter:
 
     def heartbeat(self) -> None:
         """Say that this writer lives; to be called each second."""
+        self._check_open()
         block = self._map.superblock
         block["heartbeat_ms"] = self._clock.wall_ms()
         block["heartbeat_boot_ms"] = self._clock.boot_ms()
+
+    def _check_open(self) -> None:
+        """Refuse to write once the lock is gone: the segment may be another writer's by now."""
+        if self._is_closed:
+            raise SegmentError(f"{self.spec.path}: this writer is closed")
 
     # -- what is there -----------------------------------------------------------------------
 
@@ -333,6 +354,7 @@ class SegmentWriter:
             No room for a larger segment.
 
         """
+        self._check_open()
         wanted = list(tickers)
         fresh = {t.symbol: t for t in wanted if t.symbol not in self._row_of}
         for ticker in fresh.values():
@@ -372,6 +394,7 @@ class SegmentWriter:
             No room for a block; nothing was published.
 
         """
+        self._check_open()
         planner = Planner(self._map, self._tickers, self._revived, self._back_block)
         plan = planner.plan(batch, self._clock)
         try:
@@ -480,6 +503,7 @@ class SegmentWriter:
         new.directory[:n] = old.directory[:n]
         new.quotes[buffer][:counted] = old.quotes[stable][:counted]
         new.headers[buffer][:] = old.headers[stable]
+        new.headers[buffer][layout.word(layout.BUFFER_HEADER, "epoch")] = new.epoch
         new.superblock["last_update_ms"] = old.superblock["last_update_ms"]
         old_kinds = {kind.kind.interval: kind for kind in old.geometry.kinds}
         for kind in new.geometry.kinds:
@@ -543,9 +567,17 @@ def _spec_of(mapped: SegmentMap, wanted: SegmentSpec) -> SegmentSpec:
 def _check_ticker(ticker: Ticker) -> None:
     for name, text in zip(Ticker._fields, ticker, strict=True):
         room = layout.DIRECTORY_ROW[name].itemsize
-        raw = text.encode(errors="replace")
-        if len(raw) > room or "\0" in text or (name == "symbol" and not text):
-            raise BatchError(f"{name} {text!r}: found {len(raw)} bytes, expected 1 to {room}")
+        try:
+            nbytes = len(text.encode())
+        except UnicodeEncodeError:
+            raise BatchError(f"{name} {text!r}: expected Unicode that can be encoded") from None
+        if nbytes > room or "\0" in text or (name == "symbol" and not text):
+            raise BatchError(f"{name} {text!r}: found {nbytes} bytes, expected 1 to {room}")
+    try:
+        zoneinfo.ZoneInfo(ticker.time_zone)
+    except (LookupError, ValueError, OSError):
+        found = f"time_zone {ticker.time_zone!r} of {ticker.symbol!r}"
+        raise BatchError(f"{found}: expected an IANA name") from None
 
 
 def _catch_up(

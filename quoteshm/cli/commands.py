@@ -1,0 +1,423 @@
+"""The commands: what each asks for, and how its answer is printed.
+
+What takes long to import is imported where it is used: ``quoteshm get`` loads no pandas, and no
+command but ``serve`` loads Twisted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from quoteshm.cli import output
+from quoteshm.cli.output import Column, Format
+from quoteshm.errors import RequestError, UnknownTickerError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from quoteshm.client.blocking import QuoteClient
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MOMENTS_FROM: Final = 100_000_000_000  # a greater number under a key in _ms is a moment
+_STAMP_DIGITS: Final = 9  # more than those of a date such as 20260131
+_OK: Final = "ok"
+
+
+def complain(text: object) -> None:
+    """Print one line to standard error."""
+    click.echo(f"quoteshm: {output.printable(text)}", err=True)
+
+
+# -- options that commands share -------------------------------------------------------------
+
+
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+server_options = _together(
+    click.option(
+        "--host",
+        default="127.0.0.1",
+        envvar="QUOTESHM_HOST",
+        show_envvar=True,
+        show_default=True,
+        help="Server to ask.",
+    ),
+    click.option(
+        "--port",
+        type=click.IntRange(1, 65_535),
+        default=9000,
+        envvar="QUOTESHM_PORT",
+        show_envvar=True,
+        show_default=True,
+        help="Its TCP port.",
+    ),
+)
+
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest wait for an answer.",
+)
+
+format_options = _together(
+    click.option("--table", "forced", flag_value="table", help="Print a table, also in a pipe."),
+    click.option("--json", "forced", flag_value="json", help="Print NDJSON, also on a terminal."),
+    click.option("--csv", "forced", flag_value="csv", help="Print CSV."),
+)
+
+asking = _together(format_options, server_options, timeout_option)
+
+
+def _connect(host: str, port: int, timeout_s: float) -> QuoteClient:
+    from quoteshm.client.blocking import QuoteClient  # noqa: PLC0415 (start-up time)
+
+    return QuoteClient(host, port, timeout_s=timeout_s)
+
+
+# -- commands --------------------------------------------------------------------------------
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="quoteshm", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Read a quoteshm server: quotes, history, the whole market live.
+
+    Prints a table on a terminal and NDJSON, one document a line, in a pipe. Exit status: 0 fine, 1
+    an error answer (an unknown ticker), 2 wrong usage, 3 no connection.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
+
+
+@cli.command("list")
+@asking
+def list_(forced: str | None, host: str, port: int, timeout_s: float) -> None:
+    """List the tickers that have a quote.
+
+    As NDJSON each line is a string, so that this prints all quotes: quoteshm list | xargs quoteshm
+    get
+    """
+    with _connect(host, port, timeout_s) as client:
+        tickers = client.list_tickers()
+    match Format.choose(forced):
+        case Format.JSON:
+            output.print_json(tickers)
+        case Format.CSV:
+            output.print_csv(["ticker"], ([ticker] for ticker in tickers))
+        case Format.TABLE:
+            from rich.columns import Columns  # noqa: PLC0415 (start-up time)
+            from rich.text import Text  # noqa: PLC0415 (the same)
+
+            texts = [Text(output.printable(ticker)) for ticker in tickers]
+            output.console().print(Columns(texts, padding=(0, 3), column_first=True, equal=True))
+
+
+@cli.command
+@click.argument("tickers", metavar="TICKER...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every ticker.")
+@asking
+def get(  # noqa: PLR0913 (a command line's options)
+    tickers: tuple[str, ...],
+    *,
+    everything: bool,
+    forced: str | None,
+    host: str,
+    port: int,
+    timeout_s: float,
+) -> int:
+    """Print the latest quotes, all of one epoch.
+
+    A ticker without one is named on standard error, and makes the exit status 1; the others are
+    printed.
+    """
+    if everything == bool(tickers):
+        message = "name at least one TICKER, or --all" if not everything else "TICKER or --all?"
+        raise click.UsageError(message)
+    wanted = list(dict.fromkeys(tickers))
+    with _connect(host, port, timeout_s) as client:
+        answer = client.get_quotes(None if everything else wanted)
+        quotes = dict(answer.quotes)
+        problems = []
+        for ticker in answer.missing:
+            try:
+                quotes[ticker] = client.get_quote(ticker)  # says why there is none
+            except (UnknownTickerError, RequestError) as error:
+                problems.append(error)
+    order = sorted(quotes) if everything else [ticker for ticker in wanted if ticker in quotes]
+    if order or everything:
+        output.print_quotes([quotes[ticker] for ticker in order], Format.choose(forced))
+    for problem in problems:
+        complain(problem)
+    return 1 if problems else 0
+
+
+def _moment(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:  # noqa: ANN401 (int or Timestamp, and pandas is not loaded before it is needed)
+    """Read ``--since``: milliseconds since the Unix epoch, or a date with a time or without."""
+    if text is None:
+        return None
+    if text.lstrip("-").isdecimal() and len(text) >= _STAMP_DIGITS:
+        return int(text)
+    import pandas as pd  # noqa: PLC0415 (start-up time)
+
+    with contextlib.suppress(ValueError, OverflowError):
+        moment = pd.Timestamp(text)
+        if not pd.isna(moment):
+            return moment
+    raise click.BadParameter(f"found {text!r}, expected a date, a time, or milliseconds")
+
+
+@cli.command
+@click.argument("ticker")
+@click.option("--interval", metavar="I", help="1d, 1m, ...; by default the server's first.")
+@click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the N newest bars.")
+@click.option(
+    "--since",
+    callback=_moment,
+    metavar="TIME",
+    help="Only bars from then on: 2026-01-31, '2026-01-31 15:30', or milliseconds since the Unix "
+    "epoch. Without a zone it is the exchange's.",
+)
+@asking
+def history(  # noqa: PLR0913 (a command line's options)
+    ticker: str,
+    interval: str | None,
+    last: int | None,
+    since: int | pd.Timestamp | None,
+    *,
+    forced: str | None,
+    host: str,
+    port: int,
+    timeout_s: float,
+) -> None:
+    """Print the bars of a ticker, oldest first.
+
+    Times are those of its exchange. The last bar is the forming one, if there is one.
+    """
+    with _connect(host, port, timeout_s) as client:
+        frame = client.get_history(ticker, interval, last=last, since=since)
+    shape = Format.choose(forced)
+    if shape is Format.TABLE:
+        output.print_table(_bar_columns(frame))
+        return
+    index = _times(frame).as_unit("ms")
+    fields = ("time_ms", "time", "open", "high", "low", "close", "volume")
+    rows = zip(
+        index.asi8.tolist(),
+        (moment.isoformat() for moment in index),
+        *(frame[name].tolist() for name in frame.columns),
+        strict=True,
+    )
+    if shape is Format.CSV:
+        output.print_csv(fields, rows)
+    else:
+        output.print_json(dict(zip(fields, row, strict=True)) for row in rows)
+
+
+def _times(frame: pd.DataFrame) -> pd.DatetimeIndex:
+    import pandas as pd  # noqa: PLC0415 (start-up time)
+
+    return pd.DatetimeIndex(frame.index)
+
+
+def _bar_columns(frame: pd.DataFrame) -> list[Column]:
+    index = _times(frame)
+    are_dates = bool((index == index.normalize()).all())
+    heading = "DATE" if are_dates else "TIME"
+    times = index.strftime("%Y-%m-%d" if are_dates else "%Y-%m-%d %H:%M:%S").tolist()
+    return [
+        Column(f"{heading} ({index.tz})", times),
+        *(
+            Column(name.upper(), output.prices(frame[name].tolist()), numeric=True)
+            for name in ("Open", "High", "Low", "Close")
+        ),
+        Column("VOLUME", [output.volume(v) for v in frame["Volume"].tolist()], numeric=True),
+    ]
+
+
+@cli.command
+@asking
+def epoch(forced: str | None, host: str, port: int, timeout_s: float) -> None:
+    """Print the market's epoch and last update."""
+    with _connect(host, port, timeout_s) as client:
+        state = client.get_snapshot_epoch()
+    match Format.choose(forced):
+        case Format.JSON:
+            output.print_json([state._asdict()])
+        case Format.CSV:
+            output.print_csv(state._fields, [state])
+        case Format.TABLE:
+            updated = state.last_update_ms
+            ago = f"{output.age(output.now_ms() - updated)} ago"
+            zone, times = output.local_times([updated], date=True)
+            columns = [
+                Column("EPOCH", [str(state.epoch)], numeric=True),
+                Column(f"LAST UPDATE ({zone})", times if updated else [output.NOTHING]),
+                Column("AGE", [ago if updated else output.NOTHING]),
+            ]
+            output.print_table(columns)
+
+
+@cli.command
+@asking
+def ping(forced: str | None, host: str, port: int, timeout_s: float) -> None:
+    """Print how long the server takes to answer."""
+    with _connect(host, port, timeout_s) as client:
+        client.ping()  # connects
+        took_ms = client.ping() * 1000
+    record: dict[str, object] = {"host": host, "port": port, "round_trip_ms": round(took_ms, 3)}
+    match Format.choose(forced):
+        case Format.JSON:
+            output.print_json([record])
+        case Format.CSV:
+            output.print_csv(list(record), [record.values()])
+        case Format.TABLE:
+            click.echo(f"{output.printable(host)}:{port} answered in {took_ms:.2f} ms")
+
+
+@cli.command
+@asking
+def info(forced: str | None, host: str, port: int, timeout_s: float) -> None:
+    """Print what the server is, and how it fares."""
+    with _connect(host, port, timeout_s) as client:
+        document = client.get_info()
+    match Format.choose(forced):
+        case Format.JSON:
+            output.print_json([document])
+        case Format.CSV:
+            output.print_csv(["name", "value"], output.flatten(document))
+        case Format.TABLE:
+            _print_info(document)
+
+
+def _print_info(document: dict[str, Any]) -> None:
+    """Print the facts, and then the tickers that do not fare well."""
+    statuses = {
+        ticker: status
+        for ticker, status in document.pop("ticker_status", {}).items()
+        if isinstance(status, dict)
+    }
+    leaves = output.flatten(document)
+    output.print_table(
+        [
+            Column("NAME", [output.printable(name) for name, _ in leaves]),
+            Column("VALUE", [_fact(name, value) for name, value in leaves]),
+        ],
+    )
+    ill = {ticker: status for ticker, status in statuses.items() if status.get("state") != _OK}
+    click.echo(f"\n{len(statuses) - len(ill)} of {len(statuses)} tickers are fine")
+    if ill:
+        zone, times = output.local_times([s.get("last_success_ms") for s in ill.values()])
+        output.print_table(
+            [
+                Column("TICKER", [output.printable(ticker) for ticker in ill]),
+                Column("STATE", [output.printable(s.get("state", "")) for s in ill.values()]),
+                Column(f"LAST SUCCESS ({zone})" if zone else "LAST SUCCESS", times, rank=1),
+                Column("WHY", [output.printable(s.get("message", "")) for s in ill.values()]),
+            ],
+        )
+
+
+def _fact(name: str, value: object) -> str:
+    if value is None or value in ({}, []):
+        return output.NOTHING
+    if name.endswith("_ms") and isinstance(value, int) and value >= _MOMENTS_FROM:
+        return output.local_time(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return output.printable(value)
+
+
+@cli.command
+@click.argument("tickers", metavar="[TICKER]...", nargs=-1)
+@click.option("--once", is_flag=True, help="Print one frame and exit, in any format.")
+@click.option(
+    "--sort",
+    type=click.Choice(["ticker", "price", "change", "volume", "age"]),
+    default="ticker",
+    show_default=True,
+    help="Column to sort by at the start.",
+)
+@click.option("--shm-name", metavar="NAME", help="Read this segment, and ask no server for it.")
+@click.option(
+    "--shm-dir",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="Its folder, by default /dev/shm.",
+)
+@format_options
+@server_options
+def top(  # noqa: PLR0913 (a command line's options)
+    tickers: tuple[str, ...],
+    *,
+    once: bool,
+    sort: str,
+    shm_name: str | None,
+    shm_dir: str | None,
+    forced: str | None,
+    host: str,
+    port: int,
+) -> int:
+    """Watch the market live, out of shared memory.
+
+    Keys: q quits; t p c v a sort by ticker, price, change, volume, age, and turn the order round
+    when pressed again; arrows, PgUp, PgDn, Home and End scroll.
+    """
+    shape = Format.choose(forced)
+    if not once and (shape is not Format.TABLE or not sys.stdout.isatty()):
+        raise click.UsageError("top needs a terminal; --once prints one frame anywhere")
+    from quoteshm.cli import top as live  # noqa: PLC0415 (start-up time)
+    from quoteshm.shm.reader import StockDataReader  # noqa: PLC0415 (the same)
+
+    with StockDataReader(host, port, shm_name=shm_name, shm_dir=shm_dir) as reader:
+        board = live.Board(list(dict.fromkeys(tickers)), live.Sort(sort))
+        if not once:
+            live.watch(reader, board)
+            return 0
+        look = live.look(reader)
+        missing = board.update(look)
+        if shape is Format.TABLE:
+            live.print_frame(board, look)
+        else:
+            output.print_quotes(board.rows(), shape)
+    if not look.writer.is_well:
+        complain(look.writer.words)
+    for ticker in missing:
+        complain(UnknownTickerError(ticker))
+    return 1 if missing else 0
+
+
+@cli.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("arguments", metavar="[OPTIONS]", nargs=-1, type=click.UNPROCESSED)
+def serve(arguments: tuple[str, ...]) -> int:
+    """Run the daemon in the foreground.
+
+    Its options: quoteshm serve --help.
+    """
+    from quoteshm.service import daemon  # noqa: PLC0415 (loads Twisted)
+
+    return daemon.serve(arguments)

@@ -1,0 +1,223 @@
+"""The latest quotes as the daemon answers them: the writer's own rows, read in its own thread.
+
+Nothing is kept twice. The rows stay in the writer; what is kept here is the JSON of each quote,
+made when it is first asked for after it changed, and thrown away when it changes again.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from quoteshm.errors import UnknownTickerError
+from quoteshm.model import Quote, SnapshotState
+from quoteshm.shm import layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from quoteshm.clock import Clock
+    from quoteshm.model import Ticker
+    from quoteshm.shm.writer import SegmentWriter
+
+_STATE: Final = layout.PRESENT | layout.REMOVED
+_FRONT: Final = struct.Struct(layout.QUOTE_FORMAT)
+# A whole row, the unused end of it skipped: what `iter_unpack` steps over.
+_ROW: Final = struct.Struct(f"{layout.QUOTE_FORMAT}{layout.ROW_NBYTES - _FRONT.size}x")
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Snapshot(NamedTuple):
+    """Quotes of many tickers at one epoch, and those that have none."""
+
+    epoch: int
+    quotes: dict[str, Quote]
+    missing: list[str]
+
+
+class _Row(NamedTuple):
+    """A quote row of the segment, field by field as `layout.QUOTE_FORMAT` has them."""
+
+    flags: int
+    ts_ms: int
+    open: float
+    high: float
+    low: float
+    price: float
+    volume: float
+    prev_close: float
+    updated_ms: int
+    updated_boot_ms: int
+    changed_epoch: int
+
+
+class _Body(NamedTuple):
+    """The JSON of a quote, and what it was made of: as long as that holds, so does this."""
+
+    changed_epoch: int
+    stale: bool
+    text: bytes
+
+
+class QuoteCache:
+    """The latest quote of every ticker. In the reactor's thread only, as its writer.
+
+    Parameters
+    ----------
+    writer : SegmentWriter
+        Whose rows these are.
+    clock : Clock
+        What tells how old a quote is.
+
+    Attributes
+    ----------
+    failures : dict of str to str
+        For wanted tickers without a value: why there is none, in words. The refresh service's.
+
+    """
+
+    def __init__(self, writer: SegmentWriter, clock: Clock) -> None:
+        self.writer, self.clock = writer, clock
+        self.failures: dict[str, str] = {}
+        self._bodies: dict[str, _Body] = {}
+        self._listed: tuple[bytes, list[str]] = (b"", [])
+        self._table_epoch = -1
+
+    @property
+    def state(self) -> SnapshotState:
+        """Where the market stands."""
+        return SnapshotState(self.writer.epoch, self.writer.last_update_ms)
+
+    def tickers(self) -> list[str]:
+        """Give the tickers that have a published value, sorted; the list is the caller's."""
+        self._refresh()
+        present = (self._table["flags"] & _STATE) == layout.PRESENT
+        key = present.tobytes()
+        if key != self._listed[0]:
+            places = zip(self._known, present.tolist(), strict=False)
+            self._listed = key, sorted(known.symbol for known, there in places if there)
+        return self._listed[1].copy()
+
+    def row_of(self, ticker: str) -> int:
+        """Give the row of a ticker that has a published value.
+
+        Raises
+        ------
+        UnknownTickerError
+            There is no such ticker, or it has no value; it says why, where that is known.
+
+        """
+        self._find(ticker)
+        return self.writer.row_of[ticker]
+
+    def get(self, ticker: str) -> Quote:
+        """Give the quote of a ticker.
+
+        Raises
+        ------
+        UnknownTickerError
+            As `row_of`.
+
+        """
+        known, row = self._find(ticker)
+        return self._quote(known, row, stale=self._is_stale(row, self.clock.boot_ms()))
+
+    def body(self, ticker: str) -> bytes:
+        """Give the quote of a ticker as JSON, encoded once for each change.
+
+        Raises
+        ------
+        UnknownTickerError
+            As `row_of`.
+
+        """
+        return self._body(*self._find(ticker), self.clock.boot_ms())
+
+    def snapshot(self, tickers: Iterable[str] | None = None) -> Snapshot:
+        """Give the quotes of ``tickers``, or of all, at one epoch; each ticker counts once."""
+        now = self.clock.boot_ms()
+        found, missing = self._select(tickers)
+        quotes = {
+            known.symbol: self._quote(known, row, stale=self._is_stale(row, now))
+            for known, row in found
+        }
+        return Snapshot(self.writer.epoch, quotes, missing)
+
+    def bodies(self, tickers: Iterable[str] | None = None) -> tuple[dict[str, bytes], list[str]]:
+        """Give what `snapshot` gives, each quote as `body` gives it; and the missing ones."""
+        now = self.clock.boot_ms()
+        found, missing = self._select(tickers)
+        return {known.symbol: self._body(known, row, now) for known, row in found}, missing
+
+    def _refresh(self) -> None:
+        """Look at the rows of the last commit."""
+        if self.writer.epoch != self._table_epoch:
+            self._table_epoch, self._table = self.writer.epoch, self.writer.quotes()
+            self._bytes: memoryview = self._table.view(np.uint8).data
+            self._known = self.writer.tickers
+
+    def _find(self, ticker: str) -> tuple[Ticker, _Row]:
+        self._refresh()
+        place = self.writer.row_of.get(ticker)
+        # A ticker that was enlisted after the last commit has no row yet.
+        if place is not None and place < len(self._table):
+            row = _Row._make(_FRONT.unpack_from(self._bytes, place * layout.ROW_NBYTES))
+            if row.flags & _STATE == layout.PRESENT:
+                return self._known[place], row
+        reason = self.failures.get(ticker)
+        if reason is None and place is not None and not self._is_removed(place):
+            reason = "not fetched yet"
+        raise UnknownTickerError(ticker, reason)
+
+    def _is_removed(self, place: int) -> bool:
+        return place < len(self._table) and bool(self._table["flags"][place] & layout.REMOVED)
+
+    def _select(self, tickers: Iterable[str] | None) -> tuple[list[tuple[Ticker, _Row]], list[str]]:
+        if tickers is None:
+            return sorted(self._present()), []
+        found, missing = [], []
+        for ticker in dict.fromkeys(tickers):
+            try:
+                found.append(self._find(ticker))
+            except UnknownTickerError:
+                missing.append(ticker)
+        return found, missing
+
+    def _present(self) -> Iterator[tuple[Ticker, _Row]]:
+        self._refresh()
+        rows = map(_Row._make, _ROW.iter_unpack(self._bytes))
+        for known, row in zip(self._known, rows, strict=False):
+            if row.flags & _STATE == layout.PRESENT:
+                yield known, row
+
+    def _is_stale(self, row: _Row, boot_ms: int) -> bool:
+        # As the reader: what was confirmed in the future was so before the machine started anew.
+        return not 0 <= boot_ms - row.updated_boot_ms <= self.writer.spec.freshness_ms
+
+    def _quote(self, known: Ticker, row: _Row, *, stale: bool) -> Quote:
+        return Quote(
+            ticker=known.symbol,
+            price=row.price,
+            open=row.open,
+            high=row.high,
+            low=row.low,
+            prev_close=row.prev_close,
+            volume=row.volume,
+            currency=known.currency,
+            ts_epoch_ms=row.ts_ms,
+            updated_ms=row.updated_ms,
+            stale=stale,
+            source=self.writer.spec.source,
+        )
+
+    def _body(self, known: Ticker, row: _Row, boot_ms: int) -> bytes:
+        stale = self._is_stale(row, boot_ms)
+        kept = self._bodies.get(known.symbol)
+        if kept is not None and kept.changed_epoch == row.changed_epoch and kept.stale is stale:
+            return kept.text
+        text = _encode(self._quote(known, row, stale=stale))
+        self._bodies[known.symbol] = _Body(row.changed_epoch, stale, text)
+        return text

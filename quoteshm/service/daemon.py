@@ -1,0 +1,455 @@
+"""The daemon: settings become a tree of services, in a process that twistd or `serve` runs.
+
+The tree starts from the segment outwards and stops the other way round, one service after the
+other: the writer, then the listeners, then the refreshes. What keeps it from starting is one line
+of the log, and exit status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from twisted.application.service import MultiService, Service
+from twisted.internet import defer, task
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogObserver,
+    Logger,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogBeginner,
+    textFileLogObserver,
+)
+from twisted.python import logfile, usage
+from twisted.python.components import Componentized
+
+from quoteshm.clock import Clock, SystemClock
+from quoteshm.errors import QuoteShmError, SettingsError
+from quoteshm.market.quotes import QuoteCache
+from quoteshm.service import options as settings_options
+from quoteshm.service.publisher import Publisher
+from quoteshm.service.refresh import RefreshService
+from quoteshm.shm.segment import SegmentSpec
+from quoteshm.shm.writer import SegmentWriter
+from quoteshm.wire.operations import Context
+from quoteshm.wire.protocol import QuoteFactory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quoteshm.service.settings import Settings
+    from quoteshm.sources.base import Source
+
+HEARTBEAT_S: Final = 1.0
+
+
+# -- services --------------------------------------------------------------------------------
+
+
+class WriterService(Service):
+    """Holds the segment from start to stop, and stamps its heartbeat.
+
+    The lock is taken when the service starts, as twistd has become a daemon by then.
+    """
+
+    def __init__(self, spec: SegmentSpec, clock: Clock, reactor: Any, settings: Settings) -> None:  # noqa: ANN401 (one of Twisted's, of several interfaces)
+        self.spec, self._clock, self._settings = spec, clock, settings
+        self.writer: SegmentWriter | None = None
+        self._was_there = False
+        self._heartbeat = task.LoopingCall(self._beat)
+        self._heartbeat.clock = reactor
+
+    log = Logger()
+
+    def startService(self) -> None:
+        """Open the segment."""
+        super().startService()  # type: ignore[no-untyped-call]
+        if not self._settings.shm:
+            self.writer = SegmentWriter.anonymous(self.spec, self._clock)
+            self.log.info("no shared memory: serving over the network only")
+        else:
+            self._was_there = os.path.lexists(self.spec.path)
+            self.writer = SegmentWriter.open(self.spec, self._clock)
+            self._log_opened(self.writer)
+        self._heartbeat.start(HEARTBEAT_S)
+
+    def _log_opened(self, writer: SegmentWriter) -> None:
+        if writer.refused is not None:
+            self.log.warn("replaced the segment that was there: {why}", why=str(writer.refused))
+        self.log.info(
+            "{done} segment {path}: instance {instance}, {size} bytes, epoch {epoch}",
+            done="adopted" if writer.adopted else "made",
+            path=str(writer.path),
+            instance=writer.instance,
+            size=writer.size,
+            epoch=writer.epoch,
+        )
+
+    def _beat(self) -> None:
+        try:
+            if self.writer is not None:
+                self.writer.heartbeat()
+        except Exception:  # noqa: BLE001 (it would end the loop for good)
+            self.log.failure("no heartbeat")
+
+    def abandon(self) -> None:
+        """Let go after a failed start: what was there before it stays there."""
+        self._close(unlink=not self._was_there)
+
+    def stopService(self) -> None:
+        """Close the segment, and take its name away unless told to keep it."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._close(unlink=not self._settings.keep_segment)
+
+    def _close(self, *, unlink: bool) -> None:
+        if self._heartbeat.running:
+            self._heartbeat.stop()
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            writer.close(unlink=unlink)
+            self.log.info("closed the segment")
+
+
+class Listener(Service):
+    """Listens at one endpoint, from start to stop."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, description: str, factory: QuoteFactory) -> None:  # noqa: ANN401 (one of Twisted's, of several interfaces)
+        self._reactor, self._description = reactor, description
+        self._factory: Any = factory
+        self._port: Any = None  # an IListeningPort
+
+    def startService(self) -> None:
+        """Open the port; raises when that fails at once, as it does when it is in use."""
+        super().startService()  # type: ignore[no-untyped-call]
+        try:
+            endpoint = serverFromString(self._reactor, self._description)
+            listening = endpoint.listen(self._factory)
+        except CannotListenError:
+            raise
+        except Exception as error:
+            # What a plugin of Twisted's raises for a description that it cannot read.
+            expected = f"a Twisted endpoint ({error})"
+            raise SettingsError("--endpoint", self._description, expected) from error
+        problems: list[BaseException] = []
+        listening.addCallbacks(self._opened, lambda failure: problems.append(failure.value))
+        if problems:
+            raise problems[0]
+
+    def _opened(self, port: Any) -> None:  # noqa: ANN401 (an interface, to no type checker)
+        self._port = port
+        address = port.getHost()
+        where = getattr(address, "name", None) or f"{address.host}:{address.port}"
+        self.log.info("listening on {where}", where=where)
+
+    async def _stop(self) -> None:
+        if self._port is not None:
+            await defer.maybeDeferred(self._port.stopListening)
+
+    def stopService(self) -> defer.Deferred[None]:
+        """Close the port; open connections end with the process."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return defer.Deferred.fromCoroutine(self._stop())
+
+
+class Daemon(MultiService):
+    """The whole tree, started in order and stopped one after the other, the last one first.
+
+    Parameters
+    ----------
+    settings : Settings
+    reactor
+        Twisted's.
+    clock : Clock
+    source : Source
+    tickers : sequence of str
+        The wanted ones.
+    start_failed : callable
+        Called with what kept the daemon from starting, once that has been logged; it does not
+        return.
+
+    """
+
+    log = Logger()
+
+    def __init__(  # noqa: PLR0913 (it is where all of them meet)
+        self,
+        settings: Settings,
+        reactor: Any,  # noqa: ANN401 (one of Twisted's, of several interfaces)
+        clock: Clock,
+        source: Source,
+        *,
+        tickers: Sequence[str],
+        start_failed: Callable[[Exception], None],
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.settings, self.source, self.tickers = settings, source, tuple(tickers)
+        self._reactor, self._clock, self._start_failed = reactor, clock, start_failed
+        self.refresh: RefreshService | None = None
+        self.publisher: Publisher | None = None
+        spec = SegmentSpec(
+            max_tickers=settings.room(len(self.tickers)),
+            kinds=settings.kinds,
+            source=source.name,
+            freshness_ms=round(settings.freshness_s * 1000),
+            adjustment=source.adjustment,
+            name=settings.shm_name,
+            directory=settings.shm_dir,
+            mode=settings.shm_mode,
+            group=settings.shm_group,
+        )
+        self.opened = WriterService(spec, clock, reactor, settings)
+        self.opened.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def startService(self) -> None:
+        """Open the segment, listen, and begin to refresh."""
+        try:
+            super().startService()  # type: ignore[no-untyped-call]
+            assert self.opened.writer is not None  # noqa: S101 (for the type checker: it has started)
+            self._start_rest(self.opened.writer)
+        except (QuoteShmError, OSError, CannotListenError) as error:
+            self.log.critical("cannot start: {why}", why=_said(error))
+            self.opened.abandon()
+            self._start_failed(error)
+
+    def _start_rest(self, writer: SegmentWriter) -> None:
+        """Start what needs the writer; a service starts as it joins a tree that runs."""
+        debug = self.settings.log_level == "debug"
+        cache = QuoteCache(writer, self._clock)
+        context = Context(writer, cache, self.settings.max_line_bytes, self.describe)
+        factory = QuoteFactory(context, log_traffic=debug)
+        for description in self.settings.endpoints:
+            Listener(self._reactor, description, factory).setServiceParent(self)  # type: ignore[no-untyped-call]
+        self.publisher = Publisher(writer, self._clock, verbose=debug)
+        self.publisher.retire(self.tickers)
+        self.refresh = RefreshService(
+            self.source,
+            self.publisher,
+            self.tickers,
+            self.settings.kinds,
+            refresh_s=self.settings.refresh_s,
+            failures=cache.failures,
+            reactor=self._reactor,
+            clock=self._clock,
+            rng=random.Random(),  # noqa: S311 (for jitter)
+        )
+        self.refresh.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def stopService(self) -> defer.Deferred[None]:
+        """Stop the refreshes first, the segment last."""
+        Service.stopService(self)
+        return defer.Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for service in reversed(list(self)):
+            try:
+                await defer.maybeDeferred(service.stopService)
+            except Exception:  # noqa: BLE001 (the others are to stop all the same)
+                self.log.failure("a service did not stop as it should")
+
+    def describe(self) -> dict[str, object]:
+        """Give what ``get_info`` says of the daemon."""
+        settings = self.settings
+        told: dict[str, object] = {
+            "source": self.source.name,
+            "adjustment": self.source.adjustment,
+            "refresh_s": settings.refresh_s,
+            "freshness_s": settings.freshness_s,
+            "intervals": {kind.interval: kind.capacity for kind in settings.kinds},
+        }
+        if self.refresh is not None and self.publisher is not None:
+            counts = self.publisher.counts
+            told["bars"] = {
+                "dropped": counts.dropped,
+                "late": counts.late,
+                "restated": counts.restated,
+                "refused": counts.refused,
+            }
+            told["last_attempt_ms"] = self.refresh.last_attempt_ms
+            told["last_success_ms"] = self.refresh.last_success_ms
+            told["error"] = self.refresh.error
+            told["ticker_status"] = self.refresh.status()
+        return told
+
+
+# -- composition -----------------------------------------------------------------------------
+
+
+def make_source(settings: Settings, clock: Clock) -> tuple[Source, tuple[str, ...]]:
+    """Make the source that is asked for, and say which tickers are wanted of it.
+
+    A source is imported only where it is used: Yahoo's brings half a second of other people's
+    code with it.
+
+    Raises
+    ------
+    SettingsError
+        The folder of ``--files`` is none, or has no file of a ticker.
+
+    """
+    if settings.source == "synthetic":
+        from quoteshm.sources.synthetic import Synthetic  # noqa: PLC0415 (as said above)
+
+        return Synthetic(clock, speed=settings.synthetic_speed), settings.tickers
+    if settings.source == "files":
+        return _make_files(settings)
+    from quoteshm.sources.yahoo import Yahoo  # noqa: PLC0415 (as said above)
+
+    return Yahoo(), settings.tickers
+
+
+def _make_files(settings: Settings) -> tuple[Source, tuple[str, ...]]:
+    from quoteshm.sources.files import Files  # noqa: PLC0415 (as the other sources)
+
+    assert settings.files is not None  # noqa: S101 (for the type checker: options see to it)
+    source = Files(settings.files)
+    if settings.tickers:
+        return source, settings.tickers
+    try:
+        tickers = source.tickers()
+    except OSError as error:
+        expected = f"a folder to read ({error.strerror})"
+        raise SettingsError("--files", str(settings.files), expected) from None
+    if not tickers:
+        expected = "a folder with CSV or Parquet files, or --tickers"
+        raise SettingsError("--files", str(settings.files), expected)
+    return source, tickers
+
+
+def make_daemon(settings: Settings, start_failed: Callable[[Exception], None]) -> Daemon:
+    """Put the tree together; nothing is opened before it starts."""
+    from twisted.internet import reactor  # noqa: PLC0415 (installs one: not when this is imported)
+
+    clock = SystemClock()
+    source, tickers = make_source(settings, clock)
+    return Daemon(settings, reactor, clock, source, tickers=tickers, start_failed=start_failed)
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _exit(_error: Exception) -> None:
+    raise SystemExit(1)
+
+
+# -- as a plugin of twistd -------------------------------------------------------------------
+
+
+class Options(settings_options.Options):
+    """The options as a command of twistd's: a bad one ends it with one line and status 1."""
+
+    def parseOptions(self, options: list[str] | None = None) -> None:
+        """Parse the options behind the command's name."""
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except (usage.UsageError, SettingsError) as error:
+            message = f"quoteshm: {error}"
+            raise SystemExit(message) from None
+
+
+class _UnderTwistd(MultiService):
+    """The daemon as part of twistd's application, whose log keeps to ``--log-level``."""
+
+    def __init__(self, daemon: Daemon, options: Options) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._options = options
+        daemon.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def setServiceParent(self, parent: Any) -> None:  # noqa: ANN401 (twistd's application)
+        """Join the application, and leave the log that twistd is to begin with there."""
+        twistd = self._options.parent
+        if isinstance(parent, Componentized) and twistd is not None and not twistd["syslog"]:
+            name = twistd["logfile"] or ("-" if twistd["nodaemon"] else "twistd.log")
+            observer = filtered(textFileLogObserver(_log_file(name)), self._options.settings)
+            parent.setComponent(ILogObserver, observer)
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+
+
+def _log_file(name: str) -> Any:  # noqa: ANN401 (a file, or one of Twisted's that is like one)
+    """Open a log as twistd does, with a new file at SIGUSR1."""
+    if name == "-":
+        return sys.stdout
+    from twisted.internet import reactor  # noqa: PLC0415 (installs one: not when this is imported)
+
+    file: Any = logfile.LogFile.fromFullPath(name)
+    rotate = cast("Any", reactor).callFromThread
+    signal.signal(signal.SIGUSR1, lambda *_: rotate(file.rotate))
+    return file
+
+
+def filtered(observer: Any, settings: Settings) -> Any:  # noqa: ANN401 (interfaces, to no type checker)
+    """Let only events of ``--log-level`` and above through to an observer."""
+    level = LogLevel.levelWithName(settings.log_level)
+    predicate: Any = LogLevelFilterPredicate(defaultLogLevel=level)
+    return FilteringLogObserver(observer, [predicate])
+
+
+def makeService(options: Options) -> MultiService:
+    """Make the service that twistd runs.
+
+    A start that fails ends the process. One that has become a daemon raises the error itself, as
+    twistd passes it on to the terminal that waits for it.
+    """
+    nodaemon = options.parent is None or options.parent["nodaemon"]
+
+    def start_failed(error: Exception) -> None:
+        if not nodaemon:
+            raise error
+        pidfile = options.parent["pidfile"] if options.parent is not None else None
+        if pidfile:  # twistd has just written it, and takes it away only after an Exception
+            Path(pidfile).unlink(missing_ok=True)
+        raise SystemExit(1)
+
+    try:
+        return _UnderTwistd(make_daemon(options.settings, start_failed), options)
+    except SettingsError as error:
+        message = f"quoteshm: {error}"
+        raise SystemExit(message) from None
+
+
+# -- in the foreground -----------------------------------------------------------------------
+
+
+def serve(argv: Sequence[str]) -> int:
+    """Run the daemon in the foreground, without twistd's own options; logs go to stderr.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The daemon's options.
+
+    Returns
+    -------
+    int
+        The exit status.
+
+    """
+    from twisted.internet import reactor as installed  # noqa: PLC0415 (installs one: not when this is imported)
+
+    reactor: Any = installed
+    options = settings_options.Options()
+    try:
+        options.parseOptions(list(argv))  # type: ignore[no-untyped-call]
+        daemon = make_daemon(options.settings, _exit)
+    except (usage.UsageError, SettingsError) as error:
+        sys.stderr.write(f"quoteshm: {error}\n")
+        return 1
+    observer = filtered(textFileLogObserver(sys.stderr), options.settings)
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+    try:
+        daemon.startService()
+    except SystemExit:
+        return 1
+    reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
+    reactor.run()
+    return 0

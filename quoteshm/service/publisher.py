@@ -1,0 +1,517 @@
+"""What a source answered, turned into commits: bars checked and merged, quotes derived.
+
+One call of `Publisher.publish` is one commit, of whatever mixture of answers. The newest bars of
+many tickers (`TickerTicks`) stay columns all the way: nothing on that path loops over tickers. A
+commit that the writer refuses is tried again in halves, so that only the ticker at fault is left
+out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from quoteshm.errors import BatchError, SegmentError
+from quoteshm.market.bars import Flaw, Merge, Problem, merge, sound, validate
+from quoteshm.model import DAY_MS, INTERVALS, Bars, SeriesKind, Ticker
+from quoteshm.shm import layout
+from quoteshm.shm.batch import Batch, History, Quotes, Ticks
+from quoteshm.sources.base import Known, TickerBars, TickerTicks, Unchanged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from quoteshm.clock import Clock
+    from quoteshm.shm.batch import Rows
+    from quoteshm.shm.writer import SegmentWriter
+
+DAILY: Final = "1d"
+NO_BARS: Final = Bars.empty()
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has been left out or corrected since the start, in bars."""
+
+    dropped: int = 0  # were no bars: the vendor's rows, or bars that break a rule
+    late: int = 0  # older than what is published
+    restated: int = 0  # closed bars that the vendor changed
+    refused: int = 0  # answers that the writer would not take
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one call of `publish`."""
+
+    epoch: int
+    refused: dict[str, str] = field(default_factory=dict)  # ticker -> why
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """What a commit says of some tickers; never more than one of them but in columns."""
+
+    tickers: tuple[str, ...]
+    ticks: Ticks | None = None
+    histories: list[History] = field(default_factory=list)
+    quotes: Quotes | None = None
+    confirmed: NDArray[np.intp] | slice | None = None
+    restated: int = 0
+
+    def halves(self) -> list[_Part]:
+        """Cut columns in two; one ticker cannot be cut."""
+        n = len(self.tickers)
+        if n < 2:  # noqa: PLR2004 (two halves need two)
+            return [self]
+        return [self._cut(slice(0, n // 2)), self._cut(slice(n // 2, n))]
+
+    def _cut(self, part: slice) -> _Part:
+        cut = _Part(self.tickers[part])
+        if self.ticks is not None:
+            ticks = self.ticks
+            cut.ticks = Ticks(
+                ticks.interval,
+                _numbers(ticks.rows)[part],
+                ticks.time[part],
+                ticks.ohlcv[part],
+            )
+        if self.quotes is not None:
+            quotes = self.quotes
+            rows = _numbers(quotes.rows)[part]
+            cut.quotes = Quotes(rows, quotes.ts_ms[part], quotes.values[part])
+        if self.confirmed is not None:
+            cut.confirmed = _numbers(self.confirmed)[part]
+        return cut
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    """A series as it will stand: bars, and the forming one last if there is one."""
+
+    kind: SeriesKind
+    bars: Bars
+    before: float = np.nan  # the close before the first of these bars
+
+
+class Publisher:
+    """Publishes what a source answers. In the reactor's thread only.
+
+    Parameters
+    ----------
+    writer : SegmentWriter
+        Where it goes.
+    clock : Clock
+        What says when it was confirmed.
+    verbose : bool
+        Whether each ticker of a commit gets a log line of its own, at debug.
+
+    """
+
+    log = Logger()
+
+    def __init__(self, writer: SegmentWriter, clock: Clock, *, verbose: bool = False) -> None:
+        self.writer, self.clock, self.verbose = writer, clock, verbose
+        self.counts = Counts()
+        self._kinds = {kind.interval: kind for kind in writer.spec.kinds}
+        # By identity: a source gives the same tuple as long as they are the same tickers.
+        self._rows: dict[int, tuple[tuple[str, ...], Rows]] = {}
+        self._problems: dict[tuple[str, str], tuple[Problem, ...]] = {}
+
+    # -- what is published -------------------------------------------------------------------
+
+    def known(self, ticker: str, interval: str) -> Known | None:
+        """Tell the newest published bar of a series; nothing where there is none."""
+        row = self.writer.row_of.get(ticker)
+        if row is None or interval not in self._kinds or not self._is_there(row):
+            return None
+        state = self.writer.series(interval)[row]
+        if int(state["flags"]) & layout.HAS_FORMING:
+            return Known(int(state["time"]), float(state["close"]), forming=True)
+        if not int(state["count"]):
+            return None
+        bars, _ = self.writer.history(row, interval)
+        return Known(int(bars.time[-1]), float(bars.field("close")[-1]), forming=False)
+
+    def retire(self, wanted: Iterable[str]) -> list[str]:
+        """Remove, in one commit, every published ticker that is not wanted; give their names."""
+        keep = set(wanted)
+        rows = [
+            row
+            for ticker, row in self.writer.row_of.items()
+            if ticker not in keep and self._is_there(row)
+        ]
+        if rows:
+            tickers = self.writer.tickers
+            names = [tickers[row].symbol for row in rows]
+            self.writer.write_data(Batch(self.clock.wall_ms(), removed=rows))
+            self.log.info("removed {count} tickers that are not wanted", count=len(rows))
+            return names
+        return []
+
+    def _is_there(self, row: int) -> bool:
+        quotes = self.writer.quotes()
+        return row < len(quotes) and not int(quotes["flags"][row]) & layout.REMOVED
+
+    # -- publishing --------------------------------------------------------------------------
+
+    def publish(self, results: Sequence[TickerBars | TickerTicks | Unchanged]) -> Outcome:
+        """Publish answers in one commit.
+
+        A ticker that cannot be published is left out and named in the outcome; it never keeps
+        the others back.
+        """
+        outcome = Outcome(self.writer.epoch)
+        parts: list[_Part] = []
+        seen: set[str] = set()
+        ticks = [result for result in results if isinstance(result, TickerTicks)]
+        priced = self._priced(ticks)
+        for result in results:
+            try:
+                if isinstance(result, TickerTicks):
+                    part = self._ticks_part(result, with_quotes=result in priced)
+                elif isinstance(result, Unchanged):
+                    part = self._unchanged_part(result)
+                else:
+                    if result.ticker.symbol in seen:  # it is compared with what is published
+                        self._commit(parts, outcome)
+                        parts, seen = [], set()
+                    seen.add(result.ticker.symbol)
+                    part = self._bars_part(result)
+            except Exception as error:  # noqa: BLE001 (whatever one answer does harms no other)
+                self._refuse(_names(result), error, outcome)
+            else:
+                if part is not None:
+                    parts.append(part)
+        self._commit(parts, outcome)
+        return outcome
+
+    def _commit(self, parts: list[_Part], outcome: Outcome) -> None:
+        """Write the parts in one commit, or in several where the writer refuses one of them."""
+        if not parts:
+            return
+        try:
+            outcome.epoch = self.writer.write_data(_batch(parts, self.clock.wall_ms()))
+        except Exception as error:  # noqa: BLE001 (whatever one ticker does harms no other)
+            halves = parts if len(parts) > 1 else parts[0].halves()
+            if len(halves) == 1:
+                self._refuse(halves[0].tickers, error, outcome)
+                return
+            middle = len(halves) // 2
+            self._commit(halves[:middle], outcome)
+            self._commit(halves[middle:], outcome)
+            return
+        self.counts.restated += sum(part.restated for part in parts)
+        count = sum(len(part.tickers) for part in parts)
+        self.log.info("epoch {epoch}: {count} tickers", epoch=outcome.epoch, count=count)
+        if self.verbose:
+            for part in parts:
+                for ticker in part.tickers:
+                    self.log.debug("epoch {epoch}: {ticker}", epoch=outcome.epoch, ticker=ticker)
+
+    def _refuse(self, tickers: tuple[str, ...], error: Exception, outcome: Outcome) -> None:
+        self.counts.refused += len(tickers)
+        if not isinstance(error, BatchError | SegmentError):
+            failure = Failure(error)
+            self.log.failure("{tickers} could not be published", failure, tickers=tickers[:5])
+        why = f"{error}" if isinstance(error, BatchError | SegmentError) else repr(error)
+        outcome.refused |= dict.fromkeys(tickers, why)
+
+    # -- the newest bars of many tickers -----------------------------------------------------
+
+    def _priced(self, ticks: list[TickerTicks]) -> list[TickerTicks]:
+        """Choose whose bars the quotes are made of: the daily ones, else the finest."""
+        best: dict[int, TickerTicks] = {}
+        for one in ticks:
+            other = best.get(id(one.tickers))
+            if other is None or _preference(one.interval) < _preference(other.interval):
+                best[id(one.tickers)] = one
+        return list(best.values())
+
+    def _ticks_part(self, result: TickerTicks, *, with_quotes: bool) -> _Part | None:
+        rows = self._rows_of(result.tickers)
+        ticks = Ticks(result.interval, rows, result.time, result.ohlcv)
+        tickers = result.tickers
+        good = sound(ticks.time, ticks.ohlcv.T)
+        late = self.writer.late(ticks)
+        keep = good & ~late
+        if not keep.all():
+            self._count_left_out(result, good, late)
+            numbers = _numbers(rows)[keep]
+            ticks = Ticks(result.interval, numbers, result.time[keep], result.ohlcv[keep])
+            tickers = tuple(np.array(tickers, object)[keep])
+            if not tickers:
+                return None
+        part = _Part(tickers, ticks=ticks)
+        if with_quotes:
+            part.quotes = self._tick_quotes(ticks, result.ts_ms)
+        return part
+
+    def _rows_of(self, tickers: tuple[str, ...]) -> Rows:
+        """Give the rows of tickers, looked up once for each tuple."""
+        found = self._rows.get(id(tickers))
+        if found is not None:
+            return found[1]
+        row_of = self.writer.row_of
+        unknown = [Ticker(ticker) for ticker in tickers if ticker not in row_of]
+        if unknown:
+            self.writer.enlist(unknown)
+        numbers = np.array([row_of[ticker] for ticker in tickers], np.intp)
+        rows: Rows = numbers
+        if len(numbers) and (np.diff(numbers) == 1).all():
+            rows = slice(int(numbers[0]), int(numbers[-1]) + 1)
+        if len(self._rows) > 64:  # noqa: PLR2004 (a source that makes new tuples all the time)
+            self._rows.clear()
+        self._rows[id(tickers)] = (tickers, rows)  # the tuple is kept, so its id stays its own
+        return rows
+
+    def _count_left_out(
+        self, result: TickerTicks, good: NDArray[np.bool_], late: NDArray[np.bool_]
+    ) -> None:
+        bad, behind = ~good, late & good
+        self.counts.dropped += int(np.count_nonzero(bad))
+        self.counts.late += int(np.count_nonzero(behind))
+        for mask, why in ((bad, "breaks a rule of bars"), (behind, "older than what is published")):
+            if mask.any():
+                self.log.warn(
+                    "{interval}: {count} bars left out, {why}; the first is {ticker}'s",
+                    interval=result.interval,
+                    count=int(np.count_nonzero(mask)),
+                    why=why,
+                    ticker=result.tickers[int(mask.argmax())],
+                )
+
+    def _tick_quotes(self, ticks: Ticks, ts_ms: int) -> Quotes:
+        """Make quotes of the bars: a new bar's previous close is that of the bar it closes."""
+        n = len(ticks.time)
+        quotes, series = self.writer.quotes(), self.writer.series(ticks.interval)
+        rows: Rows = ticks.rows
+        counted: slice | NDArray[np.bool_] = slice(None)  # of the rows, those that have a state
+        if not isinstance(rows, slice) or rows.stop > len(quotes):
+            numbers = _numbers(rows)
+            counted = numbers < len(quotes)
+            rows = numbers[counted]
+        flags, state = quotes["flags"][rows], series["flags"][rows]
+        before = np.where(flags == layout.PRESENT, quotes["prev_close"][rows], np.nan)
+        forming = (state & layout.HAS_FORMING) != 0
+        opens = forming & (ticks.time[counted] > series["time"][rows])
+        before[opens] = series["close"][rows][opens]
+        # Rare: the first tick behind a history whose bars are all closed.
+        for place in np.flatnonzero(~forming & (series["count"][rows] > 0)).tolist():
+            row = int(_numbers(rows)[place])
+            bars, _ = self.writer.history(row, ticks.interval)
+            before[place] = bars.field("close")[-1]
+        values = np.empty((n, 6))
+        values[:, :3] = ticks.ohlcv[:, :3]
+        values[:, 3:5] = ticks.ohlcv[:, 3:]
+        values[:, 5] = np.nan
+        values[counted, 5] = before
+        if ticks.interval != DAILY and DAILY in self._kinds:
+            self._keep_day(values, rows, counted, flags == layout.PRESENT, quotes)
+        return Quotes(ticks.rows, np.full(n, ts_ms, np.int64), values)
+
+    def _keep_day(
+        self,
+        values: NDArray[np.float64],
+        rows: Rows,
+        counted: slice | NDArray[np.bool_],
+        present: NDArray[np.bool_],
+        quotes: NDArray[np.void],
+    ) -> None:
+        """Keep what the daily bar said of the day; only the price and its reach are new."""
+        new = values[counted]
+        kept = np.stack([quotes[name][rows] for name in ("open", "high", "low")], axis=1)
+        kept[:, 1] = np.fmax(kept[:, 1], new[:, 1])
+        kept[:, 2] = np.fmin(kept[:, 2], new[:, 2])
+        new[present, :3] = kept[present]
+        new[present, 4] = quotes["volume"][rows][present]
+        new[present, 5] = quotes["prev_close"][rows][present]
+        values[counted] = new
+
+    def _unchanged_part(self, result: Unchanged) -> _Part | None:
+        rows = self._rows_of(result.tickers)
+        quotes, tickers = self.writer.quotes(), result.tickers
+        numbers = _numbers(rows)
+        counted = numbers < len(quotes)
+        counted[counted] = quotes["flags"][numbers[counted]] == layout.PRESENT
+        if not counted.all():
+            rows, tickers = numbers[counted], tuple(np.array(tickers, object)[counted])
+        return _Part(tickers, confirmed=rows) if tickers else None
+
+    # -- several bars of one ticker ----------------------------------------------------------
+
+    def _bars_part(self, result: TickerBars) -> _Part:
+        ticker = result.ticker.symbol
+        row = int(self.writer.enlist([result.ticker])[0])
+        part = _Part((ticker,))
+        self.counts.dropped += result.dropped
+        states = []
+        for interval, kind in self._kinds.items():
+            current, forming = NO_BARS, False
+            if self._is_there(row):
+                current, forming = self.writer.history(row, interval)
+            state = _State(kind, current)
+            given = result.series.get(interval)
+            if given is not None:
+                bars, problems = validate(given.bars.time, given.bars.ohlcv)
+                self._note(ticker, interval, problems)
+                last = len(given.bars) and len(bars) and bars.time[-1] == given.bars.time.max()
+                merged = merge(
+                    current,
+                    forming,
+                    bars,
+                    given.forming and bool(last),
+                    kind.capacity,
+                    whole=result.whole,
+                )
+                self._note_restated(ticker, interval, merged)
+                history = merged.history(interval, row)
+                if history is not None:
+                    part.histories.append(history)
+                    part.restated += history.restated
+                    state = _after(kind, current, history)
+            states.append(state)
+        self._price(part, row, result, states)
+        return part
+
+    def _price(self, part: _Part, row: int, result: TickerBars, states: Sequence[_State]) -> None:
+        """Add the quote, or say that it is confirmed where it is the same as before."""
+        made = _quote(result, states, self.clock.wall_ms())
+        if made is None:
+            message = "no bars that could be published"
+            raise BatchError(message)
+        ts_ms, values = made
+        rows = np.array([row], np.intp)
+        quotes = self.writer.quotes()
+        if row < len(quotes) and int(quotes["flags"][row]) == layout.PRESENT:
+            stable = [quotes[name][row] for name in _VALUES]
+            if np.array_equal(stable, values, equal_nan=True):
+                part.confirmed = rows  # the same price was made when it was made before
+                return
+        part.quotes = Quotes(rows, np.array([ts_ms], np.int64), values.reshape(1, 6))
+
+    def _note(self, ticker: str, interval: str, problems: tuple[Problem, ...]) -> None:
+        """Count what was wrong with bars, and log it when it is not what was wrong last time."""
+        for problem in problems:
+            if not problem.flaw.is_repaired:
+                self.counts.dropped += problem.count
+        key = (ticker, interval)
+        if problems == self._problems.get(key, ()):
+            return
+        self._problems[key] = problems
+        for problem in problems:
+            self.log.warn(
+                "{ticker} {interval}: {count} bars {done}, {flaw}; the first at {time_ms} ms",
+                ticker=ticker,
+                interval=interval,
+                count=problem.count,
+                done="mended" if problem.flaw.is_repaired else "dropped",
+                flaw=Flaw(problem.flaw).value,
+                time_ms=problem.time_ms,
+            )
+
+    def _note_restated(self, ticker: str, interval: str, merged: Merge) -> None:
+        if len(merged.restatements) or merged.removed:
+            self.log.warn(
+                "{ticker} {interval}: {count} bars restated, {removed} gone",
+                ticker=ticker,
+                interval=interval,
+                count=len(merged.restatements),
+                removed=merged.removed,
+            )
+
+
+_VALUES: Final = ("open", "high", "low", "price", "volume", "prev_close")
+
+
+def _names(result: TickerBars | TickerTicks | Unchanged) -> tuple[str, ...]:
+    return (result.ticker.symbol,) if isinstance(result, TickerBars) else result.tickers
+
+
+def _numbers(rows: Rows) -> NDArray[np.intp]:
+    """Give row numbers as an array."""
+    return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+
+
+def _preference(interval: str) -> tuple[bool, int]:
+    """Order intervals by how well their bars make a quote, the best first."""
+    return interval != DAILY, INTERVALS[interval]
+
+
+def _batch(parts: Sequence[_Part], updated_ms: int) -> Batch:
+    """Join parts into one commit, the quotes of single tickers into one table."""
+    columns = [part.quotes for part in parts if part.ticks is not None and part.quotes is not None]
+    single = [part.quotes for part in parts if part.ticks is None and part.quotes is not None]
+    if single:
+        rows = np.concatenate([_numbers(quotes.rows) for quotes in single])
+        ts_ms = np.concatenate([quotes.ts_ms for quotes in single])
+        columns.append(Quotes(rows, ts_ms, np.concatenate([quotes.values for quotes in single])))
+    confirmed = [part.confirmed for part in parts if part.confirmed is not None]
+    return Batch(
+        updated_ms,
+        ticks=[part.ticks for part in parts if part.ticks is not None],
+        histories=[history for part in parts for history in part.histories],
+        quotes=columns,
+        confirmed=confirmed[0]
+        if len(confirmed) == 1
+        else np.unique(np.concatenate([_numbers(rows) for rows in confirmed]))
+        if confirmed
+        else None,
+    )
+
+
+def _after(kind: SeriesKind, current: Bars, history: History) -> _State:
+    """Give the newest bars as they stand once a history is published."""
+    if history.replace or not len(current):
+        return _State(kind, history.bars)
+    at = int(np.searchsorted(current.time, history.bars.time[0]))
+    return _State(kind, history.bars, float(current.field("close")[at - 1]) if at else np.nan)
+
+
+def _quote(
+    result: TickerBars, states: Sequence[_State], now_ms: int
+) -> tuple[int, NDArray[np.float64]] | None:
+    """Make the quote of a ticker: the source's own, else of the finest bar and its day.
+
+    A bar does not say when within its interval its last price was made: at the latest at its end,
+    and not later than now.
+    """
+    last = result.last_price
+    if last is not None:
+        values = (last.open, last.high, last.low, last.price, last.volume, last.prev_close)
+        return last.ts_ms, np.array(values)
+    there = [state for state in states if len(state.bars)]
+    if not there:
+        return None
+    finest = min(there, key=lambda state: state.kind.interval_ms)
+    daily = next((state for state in there if state.kind.interval == DAILY), None)
+    if daily is not None and daily.bars.time[-1] > finest.bars.time[-1]:
+        finest = daily
+    ts_ms = min(now_ms, int(finest.bars.time[-1]) + finest.kind.interval_ms)
+    price = finest.bars.ohlcv[3, -1]
+    if daily is None or daily is finest:
+        values = (*finest.bars.ohlcv[:, -1], _close_before(finest))
+        open_, high, low, close, volume, before = values
+        return ts_ms, np.array((open_, high, low, close, volume, before))
+    end_ms = int(daily.bars.time[-1]) + DAY_MS
+    if finest.bars.time[-1] < end_ms:
+        open_, high, low, _, volume = daily.bars.ohlcv[:, -1]
+        before = _close_before(daily)
+    else:  # the day's own bar has not come yet
+        today = finest.bars[int(np.searchsorted(finest.bars.time, end_ms)) :]
+        open_, volume = today.ohlcv[0, 0], today.field("volume").sum()
+        high, low = today.field("high").max(), today.field("low").min()
+        before = daily.bars.ohlcv[3, -1]
+    values = (open_, max(high, price), min(low, price), price, volume, before)
+    return ts_ms, np.array(values)
+
+
+def _close_before(state: _State) -> float:
+    """Give the close of the last bar but one."""
+    closes = state.bars.field("close")
+    return float(closes[-2]) if len(closes) > 1 else state.before

@@ -1,0 +1,40 @@
+"""The daemon's settings: one frozen record, made once by `options`, read everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from quoteshm.model import SeriesKind
+
+DEFAULT_TICKERS = (
+    "AAPL", "MSFT", "GOOGL", "AMZN", "NVDA", "META", "TSLA", "BRK-B", "JPM", "V",
+    "MA", "JNJ", "UNH", "PG", "XOM", "CVX", "HD", "KO", "PEP", "WMT",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the daemon was told. Durations in seconds, sizes in bytes."""
+
+    endpoints: tuple[str, ...] = ("tcp:9000:interface=127.0.0.1",)
+    source: str = "yahoo"
+    tickers: tuple[str, ...] = DEFAULT_TICKERS  # empty with "files": those of the folder
+    files: Path | None = None
+    synthetic_speed: float = 1.0
+    kinds: tuple[SeriesKind, ...] = (SeriesKind("1d", 2520),)
+    refresh_s: float = 60.0
+    freshness_s: float = 180.0
+    shm: bool = True
+    shm_name: str = "shm0"
+    shm_dir: Path = Path("/dev/shm")  # noqa: S108 (where shared memory lives, not a scratch folder)
+    shm_mode: int = 0o640
+    shm_group: str | None = None
+    max_tickers: int | None = None  # as `room` says
+    keep_segment: bool = False
+    max_line_bytes: int = 65_536
+    log_level: str = "info"
+
+    def room(self, tickers: int) -> int:
+        """Give how many tickers the segment shall hold when it starts with so many."""
+        return self.max_tickers or max(64, 2 * tickers)

@@ -1,0 +1,137 @@
+"""Where bars come from: what a source is asked, and what it answers.
+
+A source answers for each ticker on its own: with bars, with a failure, or with "unchanged". It
+never raises for one ticker's sake, never blocks the reactor, and stops within a second when asked.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from quoteshm.model import Bars, SeriesKind, Ticker
+
+
+class Known(NamedTuple):
+    """The newest bar that is published of one series."""
+
+    time_ms: int
+    close: float
+    forming: bool
+    values: tuple[float, ...] = ()  # open, high, low, close, volume, where they are at hand
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is wanted of one ticker; the same object serves every refresh."""
+
+    ticker: str
+    kinds: tuple[SeriesKind, ...]
+    known: Callable[[str, str], Known | None]  # (ticker, interval) -> what is published now
+
+
+class Series(NamedTuple):
+    """Bars of one interval, oldest first, unvalidated; ``forming``: the last one is not closed."""
+
+    bars: Bars
+    forming: bool
+
+
+class LastPrice(NamedTuple):
+    """The latest price, where a source knows it better than its bars tell."""
+
+    price: float
+    ts_ms: int
+    open: float
+    high: float
+    low: float
+    volume: float
+    prev_close: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TickerBars:
+    """Bars of one ticker: its whole history, or the newest part of it."""
+
+    ticker: Ticker
+    series: Mapping[str, Series]  # by interval
+    last_price: LastPrice | None = None
+    dropped: int = 0  # rows of the vendor's answer that were no bars at all
+    whole: bool = False  # all of history: what it lacks of what is published is to go
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TickerTicks:
+    """The newest bar of one interval for each of many tickers, in columns.
+
+    Attributes
+    ----------
+    tickers : tuple of str
+        The same tuple object as long as they are the same tickers.
+    interval : str
+        Of the bars.
+    time : ndarray of int64, shape (n,)
+        Start of each bar, milliseconds UTC.
+    ohlcv : ndarray of float64, shape (n, 5)
+        One row a ticker; open, high, low, close, volume.
+    ts_ms : int
+        When the prices were made, milliseconds UTC.
+
+    """
+
+    tickers: tuple[str, ...]
+    interval: str
+    time: NDArray[np.int64]
+    ohlcv: NDArray[np.float64]
+    ts_ms: int
+
+
+class Reason(enum.StrEnum):
+    """Why a ticker could not be fetched."""
+
+    NOT_FOUND = "not found"  # the source is sure that there is no such symbol
+    RATE_LIMITED = "rate limited"
+    UNREACHABLE = "unreachable"
+    TIMED_OUT = "timed out"
+    EMPTY = "no bars"
+    BAD_DATA = "bad data"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is nothing for one ticker, in words a person can act on."""
+
+    ticker: str
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """Tickers that the source has looked at, and that have nothing new."""
+
+    tickers: tuple[str, ...]
+
+
+Fetched = TickerBars | TickerTicks | Failure | Unchanged
+
+
+class Source(Protocol):
+    """Where bars come from."""
+
+    name: str  # "yahoo", "files", "synthetic": what a quote says as its source
+    adjustment: str  # "none", "split", "all": what its prices are adjusted for
+
+    def fetch(self, wanted: Sequence[Request]) -> AsyncIterator[Fetched]:
+        """Answer for every wanted ticker, as the answers come."""
+
+    async def stop(self) -> None:
+        """End whatever is under way, within a second; a running `fetch` ends early."""

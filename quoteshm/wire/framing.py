@@ -1,0 +1,114 @@
+r"""Bytes in, lines out, however they were cut into chunks. No sockets.
+
+A line ends with ``\n``; a ``\r`` before it belongs to the ending, and lines of white space alone
+are ignored. No more than one line and what was fed last is ever held: of a line that is too long
+the rest is dropped as it comes, and one `Overlong` stands in its place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEAD_NBYTES: Final = 256
+
+
+class Overlong(NamedTuple):
+    """What stands in the place of a line that is too long."""
+
+    head: bytes  # its first bytes, for whoever looks for who sent it
+
+
+class LineFramer:
+    r"""An iterator over the lines of the bytes that it is fed.
+
+    It ends when more bytes are needed, and goes on after the next `feed`. What is not asked for
+    stays here, so whoever stops asking should also stop feeding.
+
+    Parameters
+    ----------
+    max_line_bytes : int
+        The longest line, without its ending.
+
+    Examples
+    --------
+    >>> framer = LineFramer(max_line_bytes=5)
+    >>> framer.feed(b"one\r\ntwo and more\nth")
+    >>> list(framer)
+    [b'one', Overlong(head=b'two a')]
+    >>> framer.feed(b"ree\n")
+    >>> list(framer)
+    [b'three']
+
+    """
+
+    def __init__(self, max_line_bytes: int) -> None:
+        self.max_line_bytes = max_line_bytes
+        self._chunk = b""
+        self._at = 0  # where in the chunk the next line starts
+        self._partial = bytearray()  # the line before it, still without its end
+        self._dropping = False  # the line before it was too long, and said to be
+
+    def __iter__(self) -> Iterator[bytes | Overlong]:
+        return self
+
+    @property
+    def pending_nbytes(self) -> int:
+        """How many bytes are held."""
+        return len(self._partial) + len(self._chunk) - self._at
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes; lines that nobody asked for yet stay before them."""
+        self._chunk = self._chunk[self._at :] + data if self._at < len(self._chunk) else data
+        self._at = 0
+
+    def __next__(self) -> bytes | Overlong:
+        """Give the next line without its ending, or one `Overlong` in the place of it."""
+        while self._at < len(self._chunk):
+            end = self._chunk.find(b"\n", self._at)
+            line = self._keep_rest() if end < 0 else self._take(end)
+            if line and not (isinstance(line, bytes) and line.isspace()):
+                return line
+        raise StopIteration
+
+    def finish(self) -> bytes | Overlong | None:
+        """Give what stands after the last newline when no more bytes will come, if anything."""
+        line, self._partial = bytes(self._partial), bytearray()
+        if len(line) > self.max_line_bytes:
+            return self._overlong(line)
+        return line if line.strip() else None
+
+    def _take(self, end: int) -> bytes | Overlong | None:
+        """Take the line that ends at ``end``, with what came of it before this chunk."""
+        line = self._chunk[self._at : end]
+        self._at = end + 1
+        if self._dropping:
+            self._dropping = False
+            return None
+        if self._partial:
+            self._partial += line
+            line, self._partial = bytes(self._partial), bytearray()
+        line = line.removesuffix(b"\r")
+        return line if len(line) <= self.max_line_bytes else self._overlong(line)
+
+    def _keep_rest(self) -> Overlong | None:
+        """Move the rest of the chunk to the partial line, unless that gets too long by it."""
+        rest = memoryview(self._chunk)[self._at :]
+        ends_with_return = self._chunk.endswith(b"\r")
+        self._chunk, self._at = b"", 0
+        if self._dropping:
+            return None
+        # One byte more is let in, as long as it may turn out to be the \r of the ending.
+        if len(self._partial) + len(rest) <= self.max_line_bytes + ends_with_return:
+            self._partial += rest
+            return None
+        self._partial += rest[:HEAD_NBYTES]
+        line, self._partial = bytes(self._partial), bytearray()
+        self._dropping = True
+        return self._overlong(line)
+
+    def _overlong(self, line: bytes) -> Overlong:
+        # No more of it than is there however the line was cut into chunks.
+        return Overlong(line[: min(HEAD_NBYTES, self.max_line_bytes)])
