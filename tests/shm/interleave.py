@@ -61,7 +61,7 @@ class Store:
     """Words that one step of the writer changes."""
 
     places: Words
-    values: Words
+    contents: Words
     published: int = 0  # how many commits are in force behind it
 
 
@@ -206,7 +206,7 @@ class Schedule:
     def advance(self, position: int) -> None:
         """Make all stores up to a position."""
         for store in self.stores[self.position : position]:
-            self.words[store.places] = store.values
+            self.words[store.places] = store.contents
         self.position = max(self.position, position)
 
     @property
@@ -387,10 +387,10 @@ class Film:
         numbered, published = [], 0
         for store in self.stores:
             if layout.EPOCH_WORD in store.places:
-                epoch = int(store.values[store.places == layout.EPOCH_WORD][0])
+                epoch = int(store.contents[store.places == layout.EPOCH_WORD][0])
                 if epoch % 2 == 0 and (epoch >> 1) & 1 != buffer & 1:
                     published, buffer = published + 1, epoch >> 1
-            numbered.append(Store(store.places, store.values, published))
+            numbered.append(Store(store.places, store.contents, published))
         self.stores = numbered
 
     def die_and_be_adopted(self, position: int) -> None:
@@ -410,7 +410,7 @@ class Film:
         """Make the segment what it was behind a store."""
         words[:] = self.image
         for store in self.stores[:position]:
-            words[store.places] = store.values
+            words[store.places] = store.contents
 
     def published_at(self, position: int) -> int:
         """Give how many commits are in force behind a store."""
