@@ -58,6 +58,7 @@ class Attachment:
         self.path = path
         self.map, fd = segment.attach(path)
         self.fd = _Fd(fd)
+        self.buffer = self.map.buffer
         block = self.map.superblock
         self.geometry = self.map.geometry
         self.kinds = {kind.kind.interval: kind for kind in self.geometry.kinds}
@@ -96,7 +97,7 @@ class Attachment:
 
     def quote_row(self, buffer: int, row: int) -> tuple[Any, ...]:
         """Load a quote row, the fields of `layout.QUOTE_FORMAT`."""
-        return self.load_row(self.map.buffer, self.quote_offsets[buffer] + row * layout.ROW_NBYTES)
+        return self.load_row(self.buffer, self.quote_offsets[buffer] + row * layout.ROW_NBYTES)
 
     def series_row(self, buffer: int, kind: KindGeometry, row: int) -> tuple[Any, ...]:
         """Load a series row, the fields of `layout.SERIES_FORMAT`."""

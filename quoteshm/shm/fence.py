@@ -24,6 +24,11 @@ def _nothing() -> None:
     """Order nothing: the CPU does."""
 
 
+def ordered(machine: str = platform.machine()) -> bool:
+    """Tell whether the CPU needs no fence."""
+    return machine in _ORDERED_CPUS
+
+
 def fences(
     machine: str = platform.machine(), system: str = sys.platform
 ) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -37,7 +42,7 @@ def fences(
     """
     if system != "linux":
         raise UnsupportedPlatformError(system)
-    if machine in _ORDERED_CPUS:
+    if ordered(machine):
         return _nothing, _nothing
     library = ctypes.util.find_library("atomic")
     if library is None:

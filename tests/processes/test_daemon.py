@@ -1,0 +1,286 @@
+"""The daemon as a user starts it: real processes, ports and segments."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.processes.daemons import (
+    SERVE,
+    STOP_S,
+    TWISTD,
+    WAIT_S,
+    daemon,
+    environment,
+    refused,
+    unique_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOREGROUND = (*TWISTD, "-n", "--pidfile=", "quoteshm")
+#: How a stop by SIGTERM ends: twistd, once all is closed, lets the signal have its way after all.
+ENDED = (0, -signal.SIGTERM)
+COMMANDS = {"twistd": FOREGROUND, "serve": SERVE}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Give a folder on shared memory, for segments, logs and whatever else a daemon leaves."""
+    path = Path("/dev/shm") / unique_name()  # noqa: S108 (shared memory is what is tried here)
+    path.mkdir()
+    yield path
+    for left in path.iterdir():
+        left.unlink()
+    path.rmdir()
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_it_serves_and_takes_its_segment_away(folder: Path, command: tuple[str, ...]) -> None:
+    """From start to SIGTERM, as a plugin of twistd and as the command."""
+    with daemon(folder, "--synthetic", command=command) as running:
+        running.wait_for(r"epoch 2: 20 tickers")
+        shm = running.ask("get_shm_name")["data"]
+        quote = running.ask("get_quote", ticker="AAPL")["data"]
+        info = running.ask("get_info")["data"]
+
+        assert (shm["shm_name"], shm["shm_dir"]) == (running.name, str(folder))
+        assert quote["price"] > 0
+        assert quote["source"] == "synthetic"
+        assert info["ticker_status"]["AAPL"]["state"] == "ok"
+        assert running.segment.stat().st_mode & 0o777 == 0o640
+        status = running.stop()
+
+    assert status in ENDED
+    assert not running.segment.exists()
+    assert "Traceback" not in running.log
+
+
+def test_a_signal_from_the_keyboard_stops_it_as_well(folder: Path) -> None:
+    """SIGINT, in the foreground."""
+    with daemon(folder, "--synthetic", command=SERVE) as running:
+        running.wait_for("epoch 2:")
+        assert running.stop(signal.SIGINT) in (0, 130, -signal.SIGINT)
+
+    assert not running.segment.exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_a_second_writer_is_refused_and_told_whose_it_is(
+    folder: Path, command: tuple[str, ...]
+) -> None:
+    """It names the first one's pid; the first one does not notice."""
+    with daemon(folder, "--synthetic") as first:
+        first.wait_for("epoch 2:")
+        where = ("-p", "0", "--shm-name", first.name, "--shm-dir", str(folder))
+
+        status, said = refused(folder, *where, "--synthetic", command=command)
+
+        (line,) = [line for line in said.splitlines() if "#critical" in line]
+        assert status == 1
+        assert str(first.process.pid) in line
+        assert str(first.segment) in line
+        assert "Traceback" not in said
+        assert first.ask("get_quote", ticker="AAPL")["type"] == "response"
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_a_port_in_use_is_one_clear_line(folder: Path, command: tuple[str, ...]) -> None:
+    """And no segment is left behind."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        name = unique_name()
+        where = ("-p", port, "--shm-name", name, "--shm-dir", str(folder))
+
+        status, said = refused(folder, *where, "--synthetic", command=command)
+
+    (line,) = [line for line in said.splitlines() if "#critical" in line]
+    assert status == 1
+    assert port in line
+    assert "Traceback" not in said
+    assert not (folder / name).exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--refresh", "never"], "--refresh"),
+        (["--no-such-option"], "--no-such-option"),
+        (["--source", "files", "--files", "/nonexistent"], "--files"),
+        (["--config", "/nonexistent.toml"], "--config"),
+    ],
+)
+def test_a_bad_option_is_one_line_and_status_1(
+    folder: Path, command: tuple[str, ...], argv: list[str], named: str
+) -> None:
+    """Nothing else on the terminal."""
+    status, said = refused(folder, *argv, command=command)
+
+    assert status == 1
+    assert len(said.splitlines()) == 1
+    assert named in said
+
+
+def test_an_endpoint_that_cannot_be_read_is_named(folder: Path) -> None:
+    """Only Twisted knows what endpoints there are, so this one is found at the start."""
+    where = (
+        "--endpoint",
+        "carrier-pigeon:1",
+        "--shm-name",
+        unique_name(),
+        "--shm-dir",
+        str(folder),
+    )
+
+    status, said = refused(folder, *where, "--synthetic", command=FOREGROUND)
+
+    assert status == 1
+    assert "--endpoint: found 'carrier-pigeon:1'" in said
+
+
+def test_every_endpoint_is_listened_at(folder: Path) -> None:
+    """A port and a path."""
+    path = folder / "q.sock"
+    with daemon(folder, "--synthetic", "--endpoint", f"unix:{path}:mode=600") as running:
+        running.wait_for("epoch 2:")
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+            connection.sendall(b'{"v":1,"id":"a","type":"ping"}\n')
+            assert b'"response"' in connection.recv(1000)
+        assert running.ask("ping")["type"] == "response"
+
+
+def test_a_kept_segment_is_adopted_by_the_next_daemon(folder: Path) -> None:
+    """With other tickers: those that are not wanted any more are removed, the others stay."""
+    name = unique_name()
+    argv = ("--synthetic", "--keep-segment", "--max-tickers", "64")
+    with daemon(folder, *argv, "--tickers", "AAPL,MSFT", name=name) as first:
+        first.wait_for("epoch 2:")
+        instance = first.ask("get_shm_name")["data"]["instance"]
+        assert first.stop() in ENDED
+
+    assert first.segment.exists()
+
+    with daemon(folder, *argv, "--tickers", "MSFT,KO", name=name) as second:
+        second.wait_for("adopted segment")
+        second.wait_for(r"epoch \d+: \d+ tickers")
+        assert second.ask("get_shm_name")["data"]["instance"] == instance
+        assert second.ask("list_tickers")["data"] == ["KO", "MSFT"]
+        assert second.ask("get_quote", ticker="AAPL")["error"]["code"] == "NOT_FOUND"
+
+
+def test_a_killed_daemons_segment_is_adopted(folder: Path) -> None:
+    """After kill -9 every value is there, in the same segment, and the epoch goes on."""
+    name = unique_name()
+    argv = ("--synthetic", "--refresh", "0.02")
+    with daemon(folder, *argv, name=name) as first:
+        first.wait_for("epoch 20:")
+        instance = first.ask("get_shm_name")["data"]["instance"]
+        first.stop(signal.SIGKILL)
+
+    assert first.segment.exists()
+
+    with daemon(folder, *argv, name=name) as second:
+        adopted_at = int(second.wait_for(r"adopted segment .* epoch (\d+)").group(1))
+        second.wait_for(r"epoch \d+: 20 tickers")
+        state = second.ask("get_snapshot_epoch")["data"]
+        assert second.ask("get_shm_name")["data"]["instance"] == instance
+        assert adopted_at >= 20
+        assert state["epoch"] > adopted_at
+        assert len(second.ask("list_tickers")["data"]) == 20
+
+
+def test_without_shared_memory_it_serves_all_the_same(folder: Path) -> None:
+    """No file, and a reason for whoever asks for one."""
+    with daemon(folder, "--synthetic", "--no-shm") as running:
+        running.wait_for("epoch 2:")
+        assert running.ask("get_shm_name")["error"]["code"] == "NOT_FOUND"
+        assert len(running.ask("get_quotes")["data"]["quotes"]) == 20
+        assert not running.segment.exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_the_log_keeps_to_its_level(folder: Path, command: tuple[str, ...]) -> None:
+    """Debug has each ticker and each request; warn has nothing of a good day."""
+    with daemon(folder, "--synthetic", "--log-level", "debug", command=command) as running:
+        running.wait_for(r"#debug\] epoch 2: MSFT")
+        running.ask("ping")
+        running.wait_for(r"#debug\].*ping")
+
+    path = folder / "q.sock"
+    argv = ("--synthetic", "--log-level", "warn", "--endpoint", f"unix:{path}")
+    with daemon(folder, *argv, command=command) as quiet:
+        until = time.monotonic() + WAIT_S
+        while not quiet.segment.exists() or not path.exists():
+            assert time.monotonic() < until
+            time.sleep(0.02)  # a quiet daemon says nothing to wait for
+        assert quiet.stop() in ENDED
+
+    assert quiet.log == ""
+
+
+def test_the_environment_and_a_file_configure_it(folder: Path) -> None:
+    """Both together, through the real process."""
+    config = folder / "quoteshm.toml"
+    config.write_text('synthetic = true\ntickers = ["KO", "PEP"]\n')
+    env = {"QUOTESHM_CONFIG": str(config), "QUOTESHM_INTERVALS": "1d:30,1m:10"}
+    with daemon(folder, env=env) as running:
+        running.wait_for("epoch 2:")
+        info = running.ask("get_info")["data"]
+        assert info["intervals"] == {"1d": 30, "1m": 10}
+        assert running.ask("list_tickers")["data"] == ["KO", "PEP"]
+
+
+def test_as_a_real_daemon_it_logs_to_a_file_and_leaves_the_terminal(folder: Path) -> None:
+    """The lock is taken by the process that stays, after it has left the one that was started."""
+    name = unique_name()
+    files = ("--logfile", str(folder / "log"), "--pidfile", str(folder / "pid"))
+    where = ("-p", "0", "--shm-name", name, "--shm-dir", str(folder))
+    argv = [*TWISTD, *files, "quoteshm", "--synthetic", *where]
+    env = environment()
+    subprocess.run(argv, cwd=folder, env=env, check=True, timeout=WAIT_S)
+    pid = int((folder / "pid").read_text())
+    try:
+        second = subprocess.run(
+            [*TWISTD, "--logfile", str(folder / "log2"), "--pidfile=", *argv[-8:]],
+            cwd=folder,
+            env=env,
+            check=False,
+            timeout=WAIT_S,
+            capture_output=True,
+            text=True,
+        )
+        assert second.returncode == 1
+        assert "WriterRunningError" in second.stderr  # twistd cuts it to 100 bytes
+        assert "Traceback" not in second.stderr
+        assert f"is being written by process {pid}" in (folder / "log2").read_text()
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        until = time.monotonic() + STOP_S
+        while (folder / "pid").exists():
+            assert time.monotonic() < until
+            time.sleep(0.02)  # not a child: there is nothing to wait on
+
+    assert not (folder / name).exists()
+    assert re.search(r"epoch \d+: 20 tickers", (folder / "log").read_text())
+
+
+def test_five_thousand_tickers_are_published_in_seconds(folder: Path) -> None:
+    """Each with 2,520 bars; then one commit a refresh for all of them."""
+    argv = ("--synthetic", "--synthetic-count", "5000", "--bars", "2520", "--refresh", "0.2")
+    with daemon(folder, *argv) as running:
+        running.wait_for("epoch [0-9]+: 5000 tickers", 60.0)
+        used = running.segment.stat().st_blocks * 512
+        blocks = 5000 * 48 * (2520 + 630)
+        assert used < 1.1 * blocks + 16_000_000
+        assert running.stop() in ENDED
