@@ -46,42 +46,42 @@ def run(args: Sequence[str] | None = None, prog_name: str = "quoteshm") -> int:
         return _run(None if args is None else list(args), prog_name)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # What is still buffered goes nowhere, or Python would complain at its exit.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        return NO_READER
 
 
 def _run(args: list[str] | None, prog_name: str) -> int:
     import click  # noqa: PLC0415 (so that Ctrl-C is quiet from the start)
 
-    from quoteshm.cli.commands import cli, complain  # noqa: PLC0415 (the same)
-    from quoteshm.errors import (  # noqa: PLC0415 (the same)
-        ConnectionFailedError,
-        QuoteShmError,
-        SegmentError,
-    )
+    from quoteshm.cli.commands import ReaderGoneError, cli  # noqa: PLC0415 (the same)
+    from quoteshm.errors import QuoteShmError  # noqa: PLC0415 (the same)
 
     try:
         status = cli.main(args, prog_name, standalone_mode=False)
-        sys.stdout.flush()
-    except click.Abort:
+    except click.Abort:  # what click makes of Ctrl-C
         return INTERRUPTED
-    except click.UsageError as error:
+    except ReaderGoneError:
+        # What is still buffered goes nowhere, or Python would complain at its exit.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return NO_READER
+    except (click.ClickException, QuoteShmError, TimeoutError) as error:
+        return _tell(error, prog_name)
+    else:
+        return status if isinstance(status, int) else 0
+
+
+def _tell(error: Exception, prog_name: str) -> int:
+    """Say in one line what went wrong; give the exit status."""
+    import click  # noqa: PLC0415 (as in _run)
+
+    from quoteshm.cli.commands import complain  # noqa: PLC0415 (the same)
+    from quoteshm.errors import ConnectionFailedError, SegmentError  # noqa: PLC0415 (the same)
+
+    if isinstance(error, click.UsageError):
         command = prog_name if error.ctx is None else error.ctx.command_path
         what = error.format_message().rstrip(".")
         complain(f"{what[:1].lower()}{what[1:]}; see {command} --help")
         return USAGE
-    except click.ClickException as error:
-        complain(error.format_message())
-        return error.exit_code
-    except (ConnectionFailedError, SegmentError, TimeoutError) as error:
-        complain(error)
-        return NO_CONNECTION
-    except QuoteShmError as error:
-        complain(error)
-        return ERROR_ANSWER
-    else:
-        return status if isinstance(status, int) else 0
+    complain(error)
+    unreachable = isinstance(error, ConnectionFailedError | SegmentError | TimeoutError)
+    return NO_CONNECTION if unreachable else ERROR_ANSWER

@@ -94,7 +94,23 @@ def _connect(host: str, port: int, timeout_s: float) -> QuoteClient:
 # -- commands --------------------------------------------------------------------------------
 
 
+class ReaderGoneError(Exception):
+    """Whoever read the output has gone."""
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 (as click has it)
+        """Run a command; a closed pipe is told from errors, which click would not do."""
+        try:
+            status = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise ReaderGoneError from error
+        return status
+
+
 @click.group(
+    cls=_Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -322,7 +338,7 @@ def _print_info(document: dict[str, Any]) -> None:
     output.print_table(
         [
             Column("NAME", [output.printable(name) for name, _ in leaves]),
-            Column("VALUE", [_fact(name, value) for name, value in leaves]),
+            Column("VALUE", [_fact(name, value) for name, value in leaves], wraps=True),
         ],
     )
     ill = {ticker: status for ticker, status in statuses.items() if status.get("state") != _OK}
@@ -334,7 +350,11 @@ def _print_info(document: dict[str, Any]) -> None:
                 Column("TICKER", [output.printable(ticker) for ticker in ill]),
                 Column("STATE", [output.printable(s.get("state", "")) for s in ill.values()]),
                 Column(f"LAST SUCCESS ({zone})" if zone else "LAST SUCCESS", times, rank=1),
-                Column("WHY", [output.printable(s.get("message", "")) for s in ill.values()]),
+                Column(
+                    "WHY",
+                    [output.printable(s.get("message", "")) for s in ill.values()],
+                    wraps=True,
+                ),
             ],
         )
 

@@ -29,6 +29,7 @@ UP_STYLE: Final = "green"
 DOWN_STYLE: Final = "red"
 
 _GAP: Final = 2
+_WRAPPED_WIDTH: Final = 30
 _ANY_WIDTH: Final = 100_000
 _MS: Final = 1000
 _AGES: Final = ((1, "s"), (60, "min"), (3600, "h"), (86_400, "d"))
@@ -203,11 +204,15 @@ class Column:
     numeric: bool = False
     rank: int = 0  # the columns of the highest rank are left out first, those of rank 0 never
     min_width: int = 0
+    wraps: bool = False  # whether its cells may take several lines
 
     @property
     def width(self) -> int:
-        """The room it takes."""
-        return max(self.min_width, len(self.heading), *(_width(cell) for cell in self.cells), 0)
+        """The room it needs."""
+        cells = max(map(_width, self.cells), default=0)
+        if self.wraps:
+            cells = min(cells, _WRAPPED_WIDTH)
+        return max(self.min_width, len(self.heading), cells)
 
 
 def _width(cell: str | Text) -> int:
@@ -243,9 +248,14 @@ def make_table(columns: Sequence[Column]) -> Table:
         # the spaces that keep decimal points in line.
         texts = [Text(cell) if isinstance(cell, str) else cell.copy() for cell in column.cells]
         texts.insert(0, Text(column.heading))
+        width = column.width
         for text in texts if column.numeric else ():
-            text.pad_left(column.width - text.cell_len)
-        table.add_column(texts[0], no_wrap=True, min_width=column.min_width or None)
+            text.pad_left(width - text.cell_len)
+        # A fixed width spares rich measuring every cell.
+        if column.wraps:
+            table.add_column(texts[0], overflow="fold")
+        else:
+            table.add_column(texts[0], no_wrap=True, width=width)
         laid_out.append(texts[1:])
     for row in zip(*laid_out, strict=True):
         table.add_row(*row)

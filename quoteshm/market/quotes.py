@@ -17,7 +17,7 @@ from quoteshm.model import Quote, SnapshotState
 from quoteshm.shm import layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from quoteshm.clock import Clock
     from quoteshm.model import Ticker
@@ -84,6 +84,7 @@ class QuoteCache:
         self.failures: dict[str, str] = {}
         self._bodies: dict[str, _Body] = {}
         self._listed: tuple[bytes, list[str]] = (b"", [])
+        self._known: Sequence[Ticker] = ()
         self._table_epoch = -1
 
     @property
@@ -157,7 +158,8 @@ class QuoteCache:
         if self.writer.epoch != self._table_epoch:
             self._table_epoch, self._table = self.writer.epoch, self.writer.quotes()
             self._bytes: memoryview = self._table.view(np.uint8).data
-            self._known = self.writer.tickers
+            if len(self._known) < len(self._table):  # tickers are only ever added
+                self._known = self.writer.tickers
 
     def _find(self, ticker: str) -> tuple[Ticker, _Row]:
         self._refresh()

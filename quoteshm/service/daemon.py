@@ -36,7 +36,7 @@ from quoteshm.errors import QuoteShmError, SettingsError
 from quoteshm.market.quotes import QuoteCache
 from quoteshm.service import options as settings_options
 from quoteshm.service.publisher import Publisher
-from quoteshm.service.refresh import RefreshService
+from quoteshm.service.refresh import EAGER, PATIENT, RefreshService
 from quoteshm.shm.segment import SegmentSpec
 from quoteshm.shm.writer import SegmentWriter
 from quoteshm.wire.operations import Context
@@ -241,6 +241,7 @@ class Daemon(MultiService):
             reactor=self._reactor,
             clock=self._clock,
             rng=random.Random(),  # noqa: S311 (for jitter)
+            patience=PATIENT if self.settings.source == "yahoo" else EAGER,
         )
         self.refresh.setServiceParent(self)  # type: ignore[no-untyped-call]
 
@@ -304,7 +305,7 @@ def make_source(settings: Settings, clock: Clock) -> tuple[Source, tuple[str, ..
         return _make_files(settings)
     from quoteshm.sources.yahoo import Yahoo  # noqa: PLC0415 (as said above)
 
-    return Yahoo(), settings.tickers
+    return Yahoo(clock), settings.tickers
 
 
 def _make_files(settings: Settings) -> tuple[Source, tuple[str, ...]]:
@@ -347,6 +348,8 @@ def _exit(_error: Exception) -> None:
 
 class Options(settings_options.Options):
     """The options as a command of twistd's: a bad one ends it with one line and status 1."""
+
+    synopsis = "[options]"
 
     def parseOptions(self, options: list[str] | None = None) -> None:
         """Parse the options behind the command's name."""

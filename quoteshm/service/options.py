@@ -450,7 +450,7 @@ def _described(option: Option) -> str:
 class Options(usage.Options):
     """The options as ``twistd quoteshm`` takes them; `settings` once they are parsed."""
 
-    synopsis = "[options]"
+    synopsis = "Usage: quoteshm serve [options]"
     longdesc = (
         "Each option can also be given as an environment variable (--shm-name is "
         "QUOTESHM_SHM_NAME) and as a key of the TOML file that --config names."

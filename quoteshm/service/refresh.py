@@ -8,7 +8,7 @@ tickers that fail have a state of their own: while none does, a refresh costs no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from twisted.application.service import Service
 from twisted.internet import defer, task
@@ -39,11 +39,27 @@ if TYPE_CHECKING:
 #: Answers of one commit: so many, or so many bars, keep the reactor for some milliseconds.
 GROUP_ANSWERS: Final = 64
 GROUP_BARS: Final = 100_000
+#: What a slow source has answered is not held back for longer.
+HOLD_S: Final = 0.25
 
-#: Longest time between two attempts, and between those for a symbol that does not exist.
-MAX_BACKOFF_S: Final = 900.0
-QUARANTINE_S: Final = 3600.0
-MAX_QUARANTINE_S: Final = 86_400.0
+
+class Patience(NamedTuple):
+    """The longest time, in seconds, that a failing ticker is left alone.
+
+    The first wait is a refresh, that of a symbol that does not exist `quarantine_s`; each failure
+    doubles it.
+    """
+
+    failing_s: float
+    unreachable_s: float  # where nothing was reached: asking costs nobody anything
+    quarantine_s: float
+    max_quarantine_s: float
+
+
+#: For a vendor: each attempt is a request of somebody else's server, or many.
+PATIENT: Final = Patience(900.0, 120.0, 3600.0, 86_400.0)
+#: For what is on this machine: a file that was mended is read with the next refresh.
+EAGER: Final = Patience(0.0, 0.0, 0.0, 0.0)
 #: How far, either way, chance moves the next attempt.
 JITTER: Final = 0.25
 
@@ -86,6 +102,8 @@ class RefreshService(Service):
         What attempts and successes are dated by.
     rng : random.Random
         Where the jitter comes from.
+    patience : Patience
+        How long failing tickers are left alone.
 
     """
 
@@ -103,6 +121,7 @@ class RefreshService(Service):
         reactor: IReactorTime,
         clock: Clock,
         rng: random.Random,
+        patience: Patience = PATIENT,
     ) -> None:
         self.source, self.publisher = source, publisher
         self.refresh_s, self.failures = refresh_s, failures
@@ -110,7 +129,7 @@ class RefreshService(Service):
         self.last_attempt_ms: int | None = None  # of any ticker
         self.last_success_ms: int | None = None
         self.error: str | None = None  # why the last refresh broke off as a whole
-        self._reactor, self._clock, self._rng = reactor, clock, rng
+        self._reactor, self._clock, self._rng, self._patience = reactor, clock, rng, patience
         self._seconds: Callable[[], float] = reactor.seconds  # type: ignore[misc]
         asked = (
             Request(ticker, tuple(kinds), publisher.known) for ticker in dict.fromkeys(tickers)
@@ -180,6 +199,8 @@ class RefreshService(Service):
             except Exception:
                 await _close(answers)
                 raise
+            finally:
+                run.cancel_timer()
         except Exception as error:  # noqa: BLE001 (a source that breaks is asked again next time)
             self._flush(run)
             self._broke_off(error)
@@ -203,6 +224,17 @@ class RefreshService(Service):
             if run.is_full:
                 self._flush(run)
                 await task.deferLater(self._reactor, 0)
+            elif run.timer is None:
+                run.timer = self._reactor.callLater(HOLD_S, self._flush_held, run)  # type: ignore[arg-type]
+
+    def _flush_held(self, run: _Run) -> None:
+        """Publish what has come while the source is busy with the next answer."""
+        run.timer = None
+        try:
+            if not self._stopping:
+                self._flush(run)
+        except Exception:  # noqa: BLE001 (as for what a refresh does itself)
+            self.log.failure("answers were not published")
 
     def _broke_off(self, error: Exception) -> None:
         """Log that the source itself failed, once for each thing it says."""
@@ -295,12 +327,14 @@ class RefreshService(Service):
 
     def _backoff_s(self, reason: Reason, attempts: int) -> float:
         """Say how long to leave a ticker alone: longer with each attempt, never quite the same."""
-        doublings = min(attempts - 1, 16)
+        patience, doublings = self._patience, min(attempts - 1, 16)
         if reason is Reason.NOT_FOUND:
-            wait_s = min(MAX_QUARANTINE_S, QUARANTINE_S * 2**doublings)
+            wait_s = min(patience.max_quarantine_s, patience.quarantine_s * 2**doublings)
         else:
-            # The first retry comes with the next refresh or so.
-            wait_s = min(MAX_BACKOFF_S, self.refresh_s * 2**doublings)
+            longest_s = patience.failing_s
+            if reason is Reason.UNREACHABLE:
+                longest_s = patience.unreachable_s
+            wait_s = min(longest_s, self.refresh_s * 2**doublings)
         return float(wait_s * self._rng.uniform(1 - JITTER, 1 + JITTER))
 
     def _recovered(self, ticker: str) -> None:
@@ -356,6 +390,7 @@ class _Run:
         self._results: list[TickerBars | TickerTicks | Unchanged] = []
         self._failures: list[Failure] = []
         self._bars = 0
+        self.timer: Any = None  # an IDelayedCall
 
     def add(self, result: Fetched) -> None:
         if isinstance(result, Failure):
@@ -381,8 +416,15 @@ class _Run:
         """The tickers that have been answered for."""
         return set().union(*self._groups)
 
+    def cancel_timer(self) -> None:
+        """Hold nothing back by time any more."""
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
+
     def take(self) -> tuple[list[TickerBars | TickerTicks | Unchanged], list[Failure]]:
         """Give what is waiting, and begin anew."""
+        self.cancel_timer()
         taken = self._results, self._failures
         self._results, self._failures, self._bars = [], [], 0
         return taken

@@ -231,6 +231,8 @@ class SegmentWriter:
         block = self._map.superblock
         block["heartbeat_ms"] = self._clock.wall_ms()
         block["heartbeat_boot_ms"] = self._clock.boot_ms()
+        if self._fd is not None:
+            segment.lock_segment(self._fd.number)  # a reader's own lock may have been in the way
 
     def _check_open(self) -> None:
         """Refuse to write once the lock is gone: the segment may be another writer's by now."""

@@ -1,0 +1,54 @@
+# Every target sets up what it needs; a second run finds it there. All paths are relative, because
+# make cannot name a target with a space in it, and this folder may stand under such a path.
+
+PYTHON ?= python3
+# The oldest Python that is supported, for test-oldest.
+PYTHON_OLDEST ?= python3.11
+VENV ?= .venv
+VENV_OLDEST ?= .venv-oldest
+PORT ?= 9000
+PYTEST_ARGS ?=
+
+PIP_INSTALL = -m pip --disable-pip-version-check --quiet install
+
+.PHONY: run test test-oldest lint clean
+
+run: $(VENV)/.run
+	$(VENV)/bin/twistd -n --pidfile= quoteshm --port $(PORT) --synthetic
+
+test: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# The lowest versions that pyproject.toml promises to work with.
+test-oldest: $(VENV_OLDEST)/.dev
+	$(VENV_OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/python -m ruff check
+	$(VENV)/bin/python -m ruff format --check
+	$(VENV)/bin/python -m mypy
+
+clean:
+	rm -rf $(VENV) $(VENV_OLDEST) .cache dist build _trial_temp* .pytest_cache .mypy_cache \
+	  .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is written last, so that an interrupted set-up is begun again.
+$(VENV)/.pip:
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python $(PIP_INSTALL) --upgrade "pip>=25.1"
+	touch $@
+
+$(VENV)/.run: $(VENV)/.pip pyproject.toml
+	$(VENV)/bin/python $(PIP_INSTALL) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.pip pyproject.toml
+	$(VENV)/bin/python $(PIP_INSTALL) --editable . --group test --group lint
+	touch $@
+
+$(VENV_OLDEST)/.dev: pyproject.toml Makefile
+	$(PYTHON_OLDEST) -m venv --clear $(VENV_OLDEST)
+	$(VENV_OLDEST)/bin/python $(PIP_INSTALL) --upgrade "pip>=25.1"
+	$(VENV_OLDEST)/bin/python $(PIP_INSTALL) --editable . --group test --group oldest
+	touch $@

@@ -1,0 +1,376 @@
+"""Tests of the commands, over the real client and the real operations without a socket."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from quoteshm import cli
+from quoteshm.cli import commands
+from quoteshm.client import blocking
+from quoteshm.client._codec import Codec
+from quoteshm.service import daemon
+from quoteshm.wire.operations import answer
+from tests.published import NOON_MS, Market
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from quoteshm.client._codec import Reply
+
+QUOTE_FIELDS = (
+    "ticker price open high low prev_close volume currency ts_epoch_ms updated_ms stale source"
+).split()
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("QUOTESHM_HOST", "QUOTESHM_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def market(monkeypatch: pytest.MonkeyPatch) -> Iterator[Market]:
+    """Have every client answered from a small market."""
+    market = Market()
+
+    class DirectClient(blocking.QuoteClient):
+        def _exchange(self, op: str, fields: dict[str, object], deadline: float) -> Reply:
+            codec = Codec()
+            _, line = codec.request(op, fields)
+            (reply,) = codec.replies(answer(market.context, line.rstrip()).reply)
+            return reply
+
+    monkeypatch.setattr(blocking, "QuoteClient", DirectClient)
+    yield market
+    market.writer.close()
+
+
+class Ran:
+    """What a command did."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def documents(self) -> list[Any]:
+        """The output, as NDJSON."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """The output, as CSV."""
+        return list(csv.DictReader(io.StringIO(self.out)))
+
+
+class Command:
+    """Runs the command."""
+
+    def __init__(self, captured: pytest.CaptureFixture[str]) -> None:
+        self._captured = captured
+
+    def __call__(self, *args: str) -> Ran:
+        """Run it; errors are at most one line each."""
+        status = cli.run(args)
+        return Ran(status, *self._captured.readouterr())
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command."""
+    return Command(capsys)
+
+
+@pytest.mark.usefixtures("market")
+class TestGet:
+    """quoteshm get."""
+
+    def test_quotes_come_as_the_wire_has_them_in_the_order_asked(self, run: Command) -> None:
+        """NDJSON in a pipe, a ticker named twice once, a missing price null."""
+        ran = run("get", "MSFT", "AAPL", "MSFT")
+
+        assert (ran.status, ran.err) == (0, "")
+        assert [quote["ticker"] for quote in ran.documents] == ["MSFT", "AAPL"]
+        assert list(ran.documents[0]) == QUOTE_FIELDS
+        assert ran.documents[1]["prev_close"] is None
+        assert ran.documents[0]["price"] == 370.25
+
+    def test_an_unknown_ticker_leaves_the_others_alone(self, run: Command, market: Market) -> None:
+        """It is named on standard error with the reason, and the status says so."""
+        market.cache.failures["NEWCO"] = "not found"
+
+        ran = run("get", "XXXX", "AAPL", "NEWCO")
+
+        assert ran.status == 1
+        assert [quote["ticker"] for quote in ran.documents] == ["AAPL"]
+        unknown, valueless = ran.err.splitlines()
+        assert unknown == "quoteshm: unknown ticker: XXXX"
+        assert valueless.startswith("quoteshm: no value yet for NEWCO")
+        assert "not found" in valueless
+
+    def test_csv_has_full_precision_and_empty_cells(self, run: Command) -> None:
+        """With the fields' names as its heading."""
+        (row,) = run("get", "--csv", "AAPL").rows
+
+        assert list(row) == QUOTE_FIELDS
+        assert (row["price"], row["prev_close"], row["stale"]) == ("189.5", "", "false")
+
+    def test_a_stale_quote_is_marked_in_the_table(self, run: Command, market: Market) -> None:
+        """In words."""
+        market.clock.now_ms += 60_000
+
+        ran = run("get", "--table", "AAPL", "MSFT")
+
+        heading, aapl, _ = ran.out.splitlines()
+        assert heading.startswith("TICKER")
+        assert aapl.split()[:4] == ["AAPL", "189.50", "-", "-"]
+        assert "STALE" in aapl
+        assert "\x1b" not in ran.out
+
+    def test_all_is_every_ticker_with_a_value(self, run: Command) -> None:
+        """Sorted."""
+        assert [q["ticker"] for q in run("get", "--all").documents] == ["AAPL", "MSFT"]
+
+    @pytest.mark.parametrize("args", [(), ("--all", "AAPL")])
+    def test_it_wants_tickers_or_all(self, run: Command, args: Sequence[str]) -> None:
+        """Neither and both are wrong usage, told in one line."""
+        ran = run("get", *args)
+
+        assert (ran.status, ran.out) == (2, "")
+        assert ran.err.count("\n") == 1
+        assert "see quoteshm get --help" in ran.err
+
+    def test_a_hostile_ticker_cannot_steer_the_terminal(self, run: Command) -> None:
+        """Nor make a second line."""
+        ran = run("get", "\x1b[2J\nX")
+
+        assert ran.err == "quoteshm: unknown ticker: \\x1b[2J\\nX\n"
+
+
+@pytest.mark.usefixtures("market")
+class TestHistory:
+    """quoteshm history."""
+
+    def test_bars_have_their_time_twice(self, run: Command) -> None:
+        """In milliseconds, and as the exchange's own time."""
+        first, *_, last = run("history", "AAPL").documents
+
+        assert first["time_ms"] == NOON_MS
+        assert first["time"] == "2023-11-14T17:13:20-05:00"
+        assert first["close"] == 188.0
+        assert list(last) == ["time_ms", "time", "open", "high", "low", "close", "volume"]
+
+    def test_last_and_since_choose_bars(self, run: Command) -> None:
+        """As the server does; a time without a zone is the exchange's."""
+        assert len(run("history", "AAPL", "--last", "2").documents) == 2
+        assert len(run("history", "AAPL", "--since", str(NOON_MS + 1)).documents) == 2
+        assert len(run("history", "AAPL", "--since", "2023-11-15 17:13:21").documents) == 1
+        assert len(run("history", "AAPL", "--since", "20231115").documents) == 2
+        assert len(run("history", "AAPL", "--since", "2023-11-15T22:13:20Z").documents) == 2
+
+    def test_csv_has_a_heading_also_without_bars(self, run: Command) -> None:
+        """So that a program that reads it knows the columns."""
+        assert run("history", "AAPL", "--csv").rows[1]["close"] == "190.5"
+        assert run("history", "MSFT", "--csv").out == "time_ms,time,open,high,low,close,volume\n"
+
+    def test_the_table_names_its_zone(self, run: Command) -> None:
+        """The exchange's."""
+        heading, first, *_ = run("history", "AAPL", "--table").out.splitlines()
+
+        assert heading.split()[:3] == ["TIME", "(America/New_York)", "OPEN"]
+        assert first.split()[:3] == ["2023-11-14", "17:13:20", "188.00"]
+
+    def test_errors_of_the_server_are_told(self, run: Command) -> None:
+        """An unknown ticker, an interval it does not keep."""
+        unknown, interval = run("history", "XXXX"), run("history", "AAPL", "--interval", "7m")
+
+        assert (unknown.status, unknown.err) == (1, "quoteshm: unknown ticker: XXXX\n")
+        assert interval.status == 1
+        assert "7m" in interval.err
+        assert "1d, 1m" in interval.err
+
+    @pytest.mark.parametrize("text", ["yesterday-ish", "", "NaT", "2026-13-01"])
+    def test_a_time_that_is_none_is_wrong_usage(self, run: Command, text: str) -> None:
+        """It is named."""
+        ran = run("history", "AAPL", "--since", text)
+
+        assert ran.status == 2
+        assert "--since" in ran.err
+        assert repr(text) in ran.err
+
+
+class TestOthers:
+    """The commands without arguments."""
+
+    @pytest.mark.usefixtures("market")
+    def test_list_prints_a_string_a_line(self, run: Command) -> None:
+        """Which xargs takes as it stands."""
+        assert run("list").out == '"AAPL"\n"MSFT"\n'
+        assert run("list", "--csv").out == "ticker\nAAPL\nMSFT\n"
+        assert run("list", "--table").out.split() == ["AAPL", "MSFT"]
+
+    def test_epoch_prints_the_snapshots_state(self, run: Command, market: Market) -> None:
+        """In each format."""
+        epoch = market.writer.epoch
+
+        assert run("epoch").documents == [{"epoch": epoch, "last_update_ms": NOON_MS}]
+        assert run("epoch", "--csv").out == f"epoch,last_update_ms\n{epoch},{NOON_MS}\n"
+        table = run("epoch", "--table").out.splitlines()
+        assert table[0].startswith("EPOCH  LAST UPDATE (")
+        assert table[1].split()[0] == str(epoch)
+
+    @pytest.mark.usefixtures("market")
+    def test_ping_prints_how_long_it_took(self, run: Command) -> None:
+        """In milliseconds, and which server it was."""
+        (document,) = run("ping", "--port", "1234").documents
+
+        assert (document["host"], document["port"]) == ("127.0.0.1", 1234)
+        assert 0 <= document["round_trip_ms"] < 1000
+        assert run("ping", "--table").out.startswith("127.0.0.1:9000 answered in ")
+
+    @pytest.mark.usefixtures("market")
+    def test_info_prints_the_document(self, run: Command) -> None:
+        """One line of JSON, or a name and a value a line."""
+        (document,) = run("info").documents
+
+        assert document["limits"]["max_line_bytes"] == 65_536
+        rows = {row["name"]: row["value"] for row in run("info", "--csv").rows}
+        assert rows["limits.max_line_bytes"] == "65536"
+        assert "limits.max_line_bytes  65536" in run("info", "--table").out
+
+    def test_info_tells_which_tickers_fare_ill(
+        self, run: Command, market: Market, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And why; the others are counted."""
+        status = {
+            "AAPL": {"state": "ok", "last_success_ms": NOON_MS},
+            "NEWCO": {"state": "not found", "last_success_ms": None, "message": "no such symbol"},
+        }
+        described = {"ticker_status": status, "last_attempt_ms": NOON_MS, "error": None}
+        object.__setattr__(market.context, "describe", lambda: described)
+
+        lines = run("info", "--table").out.splitlines()
+
+        assert "1 of 2 tickers are fine" in lines
+        assert lines[-1].split("  ")[0] == "NEWCO"
+        assert lines[-1].endswith("no such symbol")
+        (attempt,) = [line for line in lines if line.startswith("last_attempt_ms")]
+        assert "2023-11-1" in attempt
+
+
+class TestErrors:
+    """What becomes of errors."""
+
+    @pytest.mark.parametrize(
+        "command",
+        [("list",), ("get", "X"), ("history", "X"), ("epoch",), ("ping",), ("info",), ("top",)],
+    )
+    def test_no_server_is_status_3(self, run: Command, command: Sequence[str]) -> None:
+        """One line that names the address."""
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))  # and not listening
+            port = str(bound.getsockname()[1])
+            extra = ("--once",) if command == ("top",) else ()
+            ran = run(*command, "--port", port, *extra)
+
+        assert (ran.status, ran.out) == (3, "")
+        assert ran.err.count("\n") == 1
+        assert f"127.0.0.1:{port}" in ran.err
+
+    def test_no_answer_in_time_is_status_3(self, run: Command) -> None:
+        """A server that accepts and says nothing."""
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            started = time.monotonic()
+            ran = run("ping", "--timeout", "0.2", "--port", str(mute.getsockname()[1]))
+
+        assert ran.status == 3
+        assert "no answer within 0.2 s" in ran.err
+        assert time.monotonic() - started < 5
+
+    def test_no_segment_is_status_3(self, run: Command, tmp_path: object) -> None:
+        """Its path is named."""
+        ran = run("top", "--once", "--shm-name", "none", "--shm-dir", str(tmp_path))
+
+        assert ran.status == 3
+        assert f"{tmp_path}/none" in ran.err
+
+    @pytest.mark.parametrize(
+        ("args", "named"),
+        [
+            ((), "Usage: quoteshm"),
+            (("nope",), "'nope'"),
+            (("list", "--nope"), "--nope"),
+            (("list", "--port", "70000"), "70000"),
+            (("list", "--timeout", "0"), "--timeout"),
+            (("history", "AAPL", "--last", "0"), "--last"),
+            (("top",), "terminal"),
+            (("top", "--once", "--sort", "x"), "--sort"),
+        ],
+    )
+    def test_wrong_usage_is_status_2(self, run: Command, args: Sequence[str], named: str) -> None:
+        """What is wrong is named on standard error."""
+        ran = run(*args)
+
+        assert (ran.status, ran.out) == (2, "")
+        assert named in ran.err
+
+    def test_the_environment_names_the_server(
+        self, run: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A flag counts before it; a bad one is wrong usage that names the variable."""
+        asked: list[tuple[str, int, float]] = []
+
+        def connect(host: str, port: int, timeout_s: float) -> Any:
+            asked.append((host, port, timeout_s))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(commands, "_connect", connect)
+        monkeypatch.setenv("QUOTESHM_HOST", "example.test")
+        monkeypatch.setenv("QUOTESHM_PORT", "9001")
+        run("list")
+        run("list", "--host", "::1", "--port", "9002", "--timeout", "2")
+        monkeypatch.setenv("QUOTESHM_PORT", "abc")
+        bad = run("list")
+
+        assert asked == [("example.test", 9001, 5.0), ("::1", 9002, 2.0)]
+        assert bad.status == 2
+        assert "QUOTESHM_PORT" in bad.err
+
+    def test_ctrl_c_is_quiet(self, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Status 130, and not a word."""
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(commands, "_connect", interrupted)
+
+        ran = run("list")
+
+        assert (ran.status, ran.out, ran.err.strip()) == (130, "", "")
+
+
+class TestServe:
+    """quoteshm serve."""
+
+    def test_its_arguments_are_the_daemons_own(
+        self, run: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Untouched, --help and -h included; so is its status."""
+        got: list[list[str]] = []
+
+        def serve(argv: Sequence[str]) -> int:
+            got.append(list(argv))
+            return 7
+
+        monkeypatch.setattr(daemon, "serve", serve)
+
+        ran = run("serve", "-p", "0", "--synthetic", "--help", "-h", "--host", "x", "--", "y")
+
+        assert ran.status == 7
+        assert got == [["-p", "0", "--synthetic", "--help", "-h", "--host", "x", "--", "y"]]

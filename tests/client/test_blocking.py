@@ -1,0 +1,386 @@
+"""The blocking client, against a real server and against bad ones."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+from twisted.internet.defer import Deferred
+
+import quoteshm
+from quoteshm.client.blocking import QuoteClient
+from quoteshm.errors import ConnectionFailedError, ErrorCode, RequestError, UnknownTickerError
+from quoteshm.model import DAY_MS, Quote, SnapshotState
+from quoteshm.shm.frames import to_frame
+from tests.published import FIRST_MS, NEW_YORK, NOW_MS, Market
+from tests.serving import ServedCase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PONG = b'{"v":1,"id":%d,"type":"response","op":"ping","data":{}}\n'
+
+
+def same(one: Quote, other: Quote) -> bool:
+    """Tell whether two quotes are equal, NaN being equal to NaN."""
+    return repr(one) == repr(other)
+
+
+class ServedTests(ServedCase):
+    """What a real server answers."""
+
+    def with_client(self, act: Callable[[QuoteClient], object]) -> Deferred[Any]:
+        """Do something with a client in a thread."""
+
+        def run() -> object:
+            with QuoteClient(port=self.port) as client:
+                return act(client)
+
+        return self.in_thread(run)
+
+    async def test_every_question_is_answered(self) -> None:
+        """As the records of the package, on one connection."""
+
+        def ask(client: QuoteClient) -> None:
+            cache = self.market.cache
+            assert client.list_tickers() == ["AAPL", "MSFT"]
+            assert client.get_quote("MSFT") == cache.get("MSFT")
+            assert client.get_snapshot_epoch() == SnapshotState(self.market.writer.epoch, NOW_MS)
+            quotes = client.get_quotes(["MSFT", "X"])
+            assert quotes.epoch == self.market.writer.epoch
+            assert quotes.quotes == {"MSFT": cache.get("MSFT")}
+            assert quotes.missing == ["X"]
+            assert list(client.get_quotes().quotes) == ["AAPL", "MSFT"]
+            assert list(client.get_quotes(iter(["AAPL"])).quotes) == ["AAPL"]
+            assert client.get_info()["source"] == "synthetic"
+            assert 0 < client.ping() < 60
+
+        await self.with_client(ask)
+        assert self.factory.made == 1
+
+    async def test_a_missing_price_is_nan(self) -> None:
+        """So that a quote is the reader's."""
+        quote = await self.with_client(lambda client: client.get_quote("AAPL"))
+        assert math.isnan(quote.prev_close)
+        assert same(quote, self.market.cache.get("AAPL"))
+        quotes = await self.with_client(lambda client: client.get_quotes().quotes["AAPL"])
+        assert same(quotes, quote)
+
+    async def test_history_is_the_readers_frame(self) -> None:
+        """Columns, types, zone and name of the index."""
+        self.market.history("AAPL", [1.5, math.nan, 2.5])
+        frame = await self.with_client(lambda client: client.get_history("AAPL"))
+        bars, _ = self.market.writer.history(int(self.market.rows("AAPL")[0]), "1d")
+        assert_frame_equal(frame, to_frame(bars, "1d", NEW_YORK))
+        assert list(frame.columns) == ["Open", "High", "Low", "Close", "Volume"]
+        assert str(frame.index.tz) == NEW_YORK
+        assert frame.index.name == "Date"
+        assert (frame.dtypes == np.float64).all()
+
+    async def test_history_of_an_interval_without_bars_is_empty(self) -> None:
+        """With the same columns and kind of index."""
+        frame = await self.with_client(lambda client: client.get_history("MSFT", "1m"))
+        assert frame.empty
+        assert frame.index.name == "Datetime"
+        assert str(frame.index.tz) == NEW_YORK
+
+    async def test_since_is_a_time_in_any_form(self) -> None:
+        """Milliseconds, text or timestamp; without a zone it is the exchange's."""
+        second = FIRST_MS + DAY_MS
+        stamp = pd.Timestamp(second, unit="ms", tz="UTC")
+        there = stamp.tz_convert(NEW_YORK).tz_localize(None)
+        for since in (second, stamp, stamp.to_pydatetime(), str(stamp), there, str(there)):
+            frame = await self.with_client(lambda c, s=since: c.get_history("AAPL", since=s))  # type: ignore[misc]
+            assert frame["Close"].tolist() == [190.5, 189.5], since
+        frame = await self.with_client(lambda c: c.get_history("AAPL", since=second, last=1))
+        assert frame["Close"].tolist() == [189.5]
+
+    async def test_an_unknown_ticker_is_the_readers_error(self) -> None:
+        """With the reason, where there is one; a KeyError as well."""
+        self.market.cache.failures["NEWCO"] = "rate limited: try later"
+
+        def ask(client: QuoteClient) -> None:
+            for method in (client.get_quote, client.get_history):
+                with pytest.raises(UnknownTickerError) as caught:
+                    method("XXXX")
+                assert (caught.value.ticker, caught.value.reason) == ("XXXX", None)
+                with pytest.raises(KeyError) as other:
+                    method("NEWCO")
+                assert str(other.value) == "no value yet for NEWCO: rate limited: try later"
+
+        await self.with_client(ask)
+        assert self.factory.made == 1
+
+    async def test_an_error_reply_is_a_request_error(self) -> None:
+        """With its code and message; the connection stays."""
+
+        def ask(client: QuoteClient) -> None:
+            with pytest.raises(RequestError) as caught:
+                client.get_shm_name()
+            assert caught.value.code is ErrorCode.NOT_FOUND
+            assert caught.value.message == "this server has no shared memory"
+            with pytest.raises(RequestError, match=r"Expected int >= 1 - at \$\.last") as caught:
+                client.get_history("AAPL", last=0)
+            assert caught.value.code is ErrorCode.BAD_REQUEST
+            with pytest.raises(RequestError, match="known are 1d, 1m"):
+                client.get_history("AAPL", "7m")
+
+        await self.with_client(ask)
+        assert self.factory.made == 1
+
+    async def test_an_error_that_names_no_request_is_this_ones(self) -> None:
+        """As of a request that was too long; the next call is answered."""
+
+        def ask(client: QuoteClient) -> None:
+            with pytest.raises(RequestError, match="line longer than 65536 bytes"):
+                client.get_quotes(["X" * 70_000])
+            assert client.list_tickers() == ["AAPL", "MSFT"]
+
+        await self.with_client(ask)
+
+    async def test_text_that_is_no_unicode_is_not_sent(self) -> None:
+        """The caller's own mistake."""
+
+        def ask(client: QuoteClient) -> None:
+            with pytest.raises(UnicodeEncodeError):
+                client.get_quote("\ud800")
+
+        await self.with_client(ask)
+
+    async def test_threads_take_turns(self) -> None:
+        """Each gets its own answers, over one connection."""
+
+        def ask(client: QuoteClient) -> None:
+            wrong: list[object] = []
+
+            def run(ticker: str) -> None:
+                for _ in range(50):
+                    quote = client.get_quote(ticker)
+                    if quote.ticker != ticker:
+                        wrong.append(quote)
+
+            threads = [threading.Thread(target=run, args=(t,)) for t in ("AAPL", "MSFT") * 3]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert wrong == []
+
+        await self.with_client(ask)
+        assert self.factory.made == 1
+
+    async def test_a_connection_that_was_closed_meanwhile_is_replaced(self) -> None:
+        """Without an error: the server was started anew, or had enough of waiting."""
+        client = QuoteClient(port=self.port)
+        self.addCleanup(client.close)
+        await self.in_thread(client.ping)
+        for protocol in list(self.factory.open):
+            protocol.transport.abortConnection()  # type: ignore[union-attr]
+        await self.in_thread(client.ping)
+        assert self.factory.made == 2
+
+    async def test_a_server_that_is_gone_is_named_and_found_again(self) -> None:
+        """The next call connects anew."""
+        client = QuoteClient(port=self.port)
+        self.addCleanup(client.close)
+        await self.in_thread(client.ping)
+        await self.listening.stopListening()
+        for protocol in list(self.factory.open):
+            protocol.transport.abortConnection()  # type: ignore[union-attr]
+        with pytest.raises(ConnectionFailedError, match=f"127.0.0.1:{self.port}: Connection ref"):
+            await self.in_thread(client.ping)
+        self.listen(self.port)
+        await self.in_thread(client.ping)
+
+    async def test_a_forked_child_has_its_own_connection(self) -> None:
+        """Two processes on one stream would take each other's answers."""
+
+        def ask(client: QuoteClient) -> None:
+            client.ping()
+            assert client._connection is not None
+            client._connection.pid = os.getppid()  # as it is seen in a child
+            client.ping()
+
+        await self.with_client(ask)
+        assert self.factory.made == 2
+
+    async def test_a_closed_client_says_so(self) -> None:
+        """It does not connect again."""
+        client = QuoteClient(port=self.port)
+        await self.in_thread(client.ping)
+        client.close()
+        client.close()
+        with pytest.raises(ConnectionFailedError, match="this client is closed"):
+            client.ping()
+
+    async def test_the_package_offers_it(self) -> None:
+        """By its short name."""
+        assert quoteshm.QuoteClient is QuoteClient
+
+
+@contextlib.contextmanager
+def server(*scripts: Callable[[socket.socket], object]) -> Iterator[QuoteClient]:
+    """Serve one connection after another, each by a script; give a client of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def run() -> None:
+            for script in scripts:
+                connection, _ = listening.accept()
+                with connection:
+                    script(connection)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            with QuoteClient(port=listening.getsockname()[1], timeout_s=5.0) as client:
+                yield client
+        finally:
+            thread.join()
+
+
+def line_of(connection: socket.socket) -> bytes:
+    """Read one request."""
+    with connection.makefile("rb") as lines:
+        return lines.readline()
+
+
+def test_a_connection_lost_before_the_answer_is_a_failure() -> None:
+    """Of a fresh connection, it is not tried twice."""
+    with server(line_of) as client, pytest.raises(ConnectionFailedError) as caught:
+        client.ping()
+    assert caught.value.address == client.address
+    assert "closed the connection before it answered" in str(caught.value)
+
+
+def test_an_answer_cut_short_is_a_failure() -> None:
+    """Half a line is none."""
+
+    def script(connection: socket.socket) -> None:
+        line_of(connection)
+        connection.sendall(PONG[:20])
+
+    with server(script) as client, pytest.raises(ConnectionFailedError):
+        client.ping()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\xff\xfe\n",
+        b"[]\n",
+        b'{"id":1}\n',
+        b'{"v":1,"id":1,"type":"response","data":[]}\n',
+        b"[" * 100_000 + b"\n",
+    ],
+)
+def test_another_kind_of_server_is_a_failure(garbage: bytes) -> None:
+    """And said to be one."""
+
+    def script(connection: socket.socket) -> None:
+        line_of(connection)
+        connection.sendall(garbage)
+
+    with server(script) as client, pytest.raises(ConnectionFailedError, match="no quoteshm server"):
+        client.ping()
+
+
+def test_answers_to_other_requests_are_skipped() -> None:
+    """Whatever they say."""
+
+    def script(connection: socket.socket) -> None:
+        line_of(connection)
+        connection.sendall(PONG % 77 + b'{"v":1,"id":"1","type":"error"}\n\n' + PONG % 1)
+
+    with server(script) as client:
+        client.ping()
+
+
+def test_an_unknown_code_is_still_a_request_error() -> None:
+    """Of a server newer than this client."""
+
+    def script(connection: socket.socket) -> None:
+        line_of(connection)
+        error = b'{"code":"TEAPOT","message":"short and stout"}'
+        connection.sendall(b'{"v":1,"id":1,"type":"error","error":%b}\n' % error)
+
+    with server(script) as client, pytest.raises(RequestError, match="short and stout") as caught:
+        client.ping()
+    assert caught.value.code is ErrorCode.INTERNAL
+
+
+def test_no_answer_is_a_timeout_and_a_late_one_is_nobodys() -> None:
+    """The connection is dropped, so the next call cannot take it for its own."""
+    over = threading.Event()
+
+    def silent(connection: socket.socket) -> None:
+        line_of(connection)
+        over.wait(10)
+        with contextlib.suppress(OSError):
+            connection.sendall(PONG % 1)
+
+    def good(connection: socket.socket) -> None:
+        line_of(connection)
+        connection.sendall(PONG % 2)
+
+    with server(silent, good) as client:
+        client.timeout_s = 0.05
+        with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
+            client.ping()
+        over.set()
+        client.timeout_s = 5.0
+        client.ping()
+
+
+def test_a_timeout_bounds_the_whole_call() -> None:
+    """Bytes that keep coming do not prolong it."""
+    over = threading.Event()
+
+    def trickle(connection: socket.socket) -> None:
+        line_of(connection)
+        with contextlib.suppress(OSError):
+            while not over.wait(0.01):
+                connection.sendall(b" ")
+
+    with server(trickle) as client:
+        client.timeout_s = 0.2
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            client.ping()
+        over.set()
+    assert time.monotonic() - started < 2
+
+
+def test_a_timeout_bounds_the_wait_for_other_threads() -> None:
+    """Whoever holds the client."""
+    client = QuoteClient(timeout_s=0.05)
+    with client._lock, pytest.raises(TimeoutError):
+        client.ping()
+
+
+def test_a_host_without_an_address_is_named() -> None:
+    """As a failure to connect."""
+    with pytest.raises(ConnectionFailedError, match=r"no-such-host\.invalid:9000"):
+        QuoteClient("no-such-host.invalid").ping()
+
+
+def test_addresses_are_named_as_people_write_them() -> None:
+    """Of each family."""
+    assert repr(QuoteClient("::1", 7)) == "<QuoteClient [::1]:7>"
+    assert QuoteClient("localhost").address == "localhost:9000"
+
+
+def test_nothing_is_connected_before_it_is_needed() -> None:
+    """Nor is anything left to close."""
+    with QuoteClient("192.0.2.1", 1):
+        pass
+    assert Market().cache.tickers() == ["AAPL", "MSFT"]

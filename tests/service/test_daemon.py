@@ -1,0 +1,216 @@
+"""The tree of services: in order, one heart, and a start that fails leaves nothing behind."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.application.service import Application, Service
+from twisted.internet import defer
+from twisted.internet.error import CannotListenError
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import ILogObserver, LogLevel
+from twisted.trial import unittest
+
+from quoteshm.errors import SettingsError, WriterRunningError
+from quoteshm.service import daemon
+from quoteshm.service.settings import Settings
+from quoteshm.shm.writer import SegmentWriter
+from quoteshm.sources.synthetic import Synthetic
+from tests.published import FakeClock
+
+
+class NotStartedError(Exception):
+    """What a test's daemon says where a real one ends its process."""
+
+
+class Case(unittest.TestCase):
+    """A daemon on a reactor in memory and a folder of its own."""
+
+    def setUp(self) -> None:
+        """Make a folder for the segment."""
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir(parents=True)
+        self.reactor: Any = MemoryReactorClock()
+        self.clock = FakeClock()
+        self.settings = Settings(
+            source="synthetic",
+            tickers=("AAPL", "MSFT"),
+            shm_name=f"t{random.getrandbits(60):x}",
+            shm_dir=self.folder,
+            refresh_s=1.0,
+        )
+
+    def make(self, **changes: Any) -> daemon.Daemon:
+        """Make a daemon."""
+        self.settings = replace(self.settings, **changes)
+
+        def start_failed(error: Exception) -> None:
+            raise NotStartedError from error
+
+        source = Synthetic(self.clock)
+        return daemon.Daemon(
+            self.settings,
+            self.reactor,
+            self.clock,
+            source,
+            tickers=self.settings.tickers,
+            start_failed=start_failed,
+        )
+
+    @property
+    def segment(self) -> Path:
+        """Where the segment is."""
+        return self.folder / self.settings.shm_name
+
+
+class TestDaemon(Case):
+    """The whole tree."""
+
+    def test_it_opens_listens_and_refreshes(self) -> None:
+        """All that is asked for, and the answers are published."""
+        one = self.make(endpoints=("tcp:7:interface=127.0.0.1", "tcp:8"))
+        assert not self.segment.exists()
+        one.startService()
+        assert [server[0] for server in self.reactor.tcpServers] == [7, 8]
+        assert self.segment.exists()
+        told: Any = one.describe()
+        assert told["ticker_status"]["AAPL"]["state"] == "ok"
+        assert told["bars"] == {"dropped": 0, "late": 0, "restated": 0, "refused": 0}
+
+        self.successResultOf(one.stopService())
+        assert not self.segment.exists()
+
+    def test_a_segment_is_kept_where_that_is_asked_for(self) -> None:
+        """And nothing of a --no-shm daemon is ever there."""
+        one = self.make(keep_segment=True)
+        one.startService()
+        self.successResultOf(one.stopService())
+        assert self.segment.exists()
+
+        self.segment.unlink()
+        other = self.make(shm=False)
+        other.startService()
+        assert not self.segment.exists()
+        self.successResultOf(other.stopService())
+
+    def test_services_stop_one_after_the_other_the_last_one_first(self) -> None:
+        """The segment closes when nobody writes to it any more."""
+        one = self.make(shm=False)
+        one.startService()
+        stopped: list[str] = []
+        gate: defer.Deferred[None] = defer.Deferred()
+
+        class Slow(Service):
+            def stopService(self) -> defer.Deferred[None]:
+                stopped.append("slow")
+                return gate
+
+        class Broken(Service):
+            def stopService(self) -> None:
+                stopped.append("broken")
+                raise ZeroDivisionError
+
+        Slow().setServiceParent(one)
+        Broken().setServiceParent(one)
+        ended = one.stopService()
+        assert stopped == ["broken", "slow"]
+        assert one.opened.writer is not None
+        gate.callback(None)
+        self.successResultOf(ended)
+        assert one.opened.writer is None
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+    def test_the_heart_beats_each_second_whatever_happens(self) -> None:
+        """An exception in one beat is logged; the next one comes."""
+        one = self.make()
+        one.startService()
+        writer = one.opened.writer
+        assert writer is not None
+        beats: list[int] = []
+        self.patch(writer, "heartbeat", lambda: 1 / 0)
+        self.reactor.advance(1)
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+        self.patch(writer, "heartbeat", lambda: beats.append(1))
+        self.reactor.pump([1, 1, 1])
+        assert beats == [1, 1, 1]
+        self.successResultOf(one.stopService())
+
+    def test_a_segment_that_is_being_written_is_left_to_its_writer(self) -> None:
+        """The daemon does not start, nor listen."""
+        first, second = self.make(), self.make()
+        first.startService()
+        with pytest.raises(NotStartedError) as caught:
+            second.startService()
+        assert isinstance(caught.value.__cause__, WriterRunningError)
+        assert len(self.reactor.tcpServers) == 1
+        assert self.segment.exists()
+        self.successResultOf(first.stopService())
+
+    def test_a_port_in_use_leaves_what_was_there(self) -> None:
+        """A segment that stood there before does so after, an own one does not."""
+
+        def in_use(*_: object, **__: object) -> None:
+            raise CannotListenError("127.0.0.1", 7, "in use")
+
+        self.patch(self.reactor, "listenTCP", in_use)
+        for there_before in (False, True):
+            one = self.make()
+            if there_before:
+                SegmentWriter.open(one.opened.spec, self.clock).close(unlink=False)
+            with pytest.raises(NotStartedError):
+                one.startService()
+            assert self.segment.exists() == there_before
+
+    def test_the_room_and_the_freshness_reach_the_segment(self) -> None:
+        """As settings say."""
+        spec = self.make(freshness_s=2.5, shm_mode=0o600).opened.spec
+        assert (spec.freshness_ms, spec.max_tickers, spec.mode) == (2500, 64, 0o600)
+        assert self.make(max_tickers=7).opened.spec.max_tickers == 7
+
+
+class TestSources(Case):
+    """Which source, and whom for."""
+
+    def test_a_folder_gives_its_tickers(self) -> None:
+        """Unless they are named."""
+        (self.folder / "KO.csv").write_text("date,open,high,low,close,volume\n")
+        settings = replace(self.settings, source="files", files=self.folder, tickers=())
+        _, tickers = daemon.make_source(settings, self.clock)
+        assert tickers == ("KO",)
+        _, tickers = daemon.make_source(replace(settings, tickers=("PEP",)), self.clock)
+        assert tickers == ("PEP",)
+
+    def test_a_folder_without_tickers_is_refused(self) -> None:
+        """Also one that is not there."""
+        for folder in (self.folder, self.folder / "none"):
+            settings = replace(self.settings, source="files", files=folder, tickers=())
+            with pytest.raises(SettingsError) as caught:
+                daemon.make_source(settings, self.clock)
+            assert caught.value.option == "--files"
+
+
+class TestLog(Case):
+    """What twistd is to log to."""
+
+    def test_only_the_level_and_above_get_through(self) -> None:
+        """In a log that stands in for twistd's."""
+        events: list[Any] = []
+        observer = daemon.filtered(events.append, replace(self.settings, log_level="warn"))
+        for level in (LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error):
+            observer({"log_level": level, "log_namespace": "any"})
+        assert [event["log_level"] for event in events] == [LogLevel.warn, LogLevel.error]
+
+    def test_twistds_log_is_left_to_the_application(self) -> None:
+        """The one that twistd would make, behind the level; a syslog is left alone."""
+        for syslog in (False, True):
+            options = daemon.Options()
+            options.settings = self.settings
+            twistd: Any = {"syslog": syslog, "logfile": "-", "nodaemon": True, "pidfile": ""}
+            options.parent = twistd
+            application: Any = Application("test")
+            daemon.makeService(options).setServiceParent(application)
+            assert (application.getComponent(ILogObserver, None) is None) == syslog

@@ -1,0 +1,445 @@
+"""What a source answers becomes commits: quotes, histories, and no ticker in another's way."""
+
+from __future__ import annotations
+
+import sys
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import numpy as np
+
+from quoteshm.errors import BatchError
+from quoteshm.model import DAY_MS, MINUTE_MS, Bars, SeriesKind, Ticker
+from quoteshm.service.publisher import Publisher
+from quoteshm.shm import layout
+from quoteshm.shm.segment import SegmentSpec
+from quoteshm.shm.writer import SegmentWriter
+from quoteshm.sources.base import (
+    Known,
+    LastPrice,
+    Series,
+    TickerBars,
+    TickerTicks,
+    Unchanged,
+)
+from tests.published import NOW_MS, FakeClock
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from quoteshm.shm.batch import Batch
+
+TODAY = NOW_MS // DAY_MS * DAY_MS
+NAN = float("nan")
+MIXED = (SeriesKind("1d", 10), SeriesKind("1m", 100))
+
+
+class Desk:
+    """A publisher on anonymous memory, its writer, and a clock that stands still."""
+
+    def __init__(self, kinds: Sequence[SeriesKind] = (SeriesKind("1d", 10),)) -> None:
+        self.clock = FakeClock()
+        spec = SegmentSpec(
+            max_tickers=16,
+            kinds=tuple(kinds),
+            source="synthetic",
+            freshness_ms=1000,
+            directory=Path(),
+        )
+        self.writer = SegmentWriter.anonymous(spec, self.clock)
+        self.publisher = Publisher(self.writer, self.clock)
+
+    def quote(self, ticker: str) -> dict[str, float]:
+        """Give the published quote of a ticker, by field."""
+        row = self.writer.quotes()[self.writer.row_of[ticker]]
+        return {name: row[name].item() for name in layout.QUOTE_ROW.names or ()}
+
+    def closes(self, ticker: str, interval: str = "1d") -> list[float]:
+        """Give the published closes of a ticker, the forming bar's last."""
+        bars, _ = self.writer.history(self.writer.row_of[ticker], interval)
+        return list(bars.field("close"))
+
+
+def bar(close: float) -> tuple[float, float, float, float, float]:
+    """Make a bar of its close: open, high, low, close, volume."""
+    return (close - 1, close + 2, close - 3, close, 10 * close)
+
+
+def bars(times: Sequence[int], closes: Sequence[float]) -> Bars:
+    """Make bars of their closes."""
+    return Bars(np.array(times, np.int64), np.array([bar(close) for close in closes]).T)
+
+
+def days(ticker: str, *closes: float, forming: bool = True, last: int = TODAY) -> TickerBars:
+    """Answer with daily bars, the last one today's."""
+    times = [last - DAY_MS * back for back in reversed(range(len(closes)))]
+    return TickerBars(Ticker(ticker, "USD"), {"1d": Series(bars(times, closes), forming)})
+
+
+def ticks(
+    tickers: tuple[str, ...],
+    closes: Sequence[float],
+    time: int = TODAY,
+    interval: str = "1d",
+) -> TickerTicks:
+    """Answer with a tick for each ticker."""
+    values = np.array([bar(close) for close in closes])
+    return TickerTicks(tickers, interval, np.full(len(closes), time), values, NOW_MS - 5)
+
+
+# -- bars of one ticker ----------------------------------------------------------------------
+
+
+def test_a_history_gives_bars_and_a_quote() -> None:
+    """The price is the last close, of a bar that is made until now."""
+    desk = Desk()
+
+    outcome = desk.publisher.publish([days("AAPL", 1.0, 2.0, 3.0)])
+
+    assert (outcome.epoch, outcome.refused) == (2, {})
+    assert desk.closes("AAPL") == [1.0, 2.0, 3.0]
+    quote = desk.quote("AAPL")
+    assert (quote["open"], quote["high"], quote["low"]) == (2.0, 5.0, 0.0)
+    assert (quote["price"], quote["volume"], quote["prev_close"]) == (3.0, 30.0, 2.0)
+    assert (quote["ts_ms"], quote["updated_ms"]) == (NOW_MS, NOW_MS)
+
+
+def test_the_price_of_a_closed_bar_was_made_at_its_end_at_the_latest() -> None:
+    """An old bar does not look fresh."""
+    desk = Desk()
+    old = TODAY - 9 * DAY_MS
+
+    desk.publisher.publish([days("AAPL", 1.0, 2.0, forming=False, last=old)])
+
+    assert desk.quote("AAPL")["ts_ms"] == old + DAY_MS
+
+
+def test_the_same_answer_again_only_confirms() -> None:
+    """Nothing changed but the age: also the time of the price stays."""
+    desk = Desk()
+    desk.publisher.publish([days("AAPL", 1.0, 2.0)])
+    before = desk.quote("AAPL")
+    desk.clock.now_ms += 60_000
+
+    desk.publisher.publish([days("AAPL", 1.0, 2.0)])
+
+    after = desk.quote("AAPL")
+    assert after["updated_ms"] == before["updated_ms"] + 60_000
+    assert after["ts_ms"] == before["ts_ms"]
+    assert int(desk.writer.series("1d")["changed_epoch"][0]) == 2
+
+
+def test_a_later_answer_extends_what_is_published() -> None:
+    """The forming bar moves, then closes behind a new one: the previous close follows."""
+    desk = Desk()
+    desk.publisher.publish([days("AAPL", 1.0, 2.0)])
+
+    desk.publisher.publish([days("AAPL", 2.5)])
+    moved = desk.quote("AAPL")
+    desk.clock.now_ms += DAY_MS
+    desk.publisher.publish([days("AAPL", 2.6, 7.0, last=TODAY + DAY_MS)])
+
+    assert (moved["price"], moved["prev_close"]) == (2.5, 1.0)
+    assert desk.closes("AAPL") == [1.0, 2.6, 7.0]
+    assert (desk.quote("AAPL")["price"], desk.quote("AAPL")["prev_close"]) == (7.0, 2.6)
+
+
+def test_a_restatement_is_applied_and_counted() -> None:
+    """A closed bar that the vendor changed, in one commit with the rest."""
+    desk = Desk()
+    desk.publisher.publish([days("AAPL", 1.0, 2.0, 3.0)])
+
+    desk.publisher.publish([days("AAPL", 1.0, 2.2, 3.0)])
+
+    assert desk.closes("AAPL") == [1.0, 2.2, 3.0]
+    assert desk.publisher.counts.restated == 1
+    assert int(desk.writer.series("1d")["restatements"][0]) == 1
+    assert desk.quote("AAPL")["prev_close"] == 2.2
+
+
+def test_what_is_no_bar_is_dropped_and_counted() -> None:
+    """A last row without prices is common; the one before it is the newest then, and closed."""
+    desk = Desk()
+    answer = days("AAPL", 1.0, 2.0, NAN)
+
+    desk.publisher.publish([answer, days("MSFT", 5.0)])
+
+    assert desk.closes("AAPL") == [1.0, 2.0]
+    assert desk.publisher.known("AAPL", "1d") == Known(TODAY - DAY_MS, 2.0, forming=False)
+    assert desk.publisher.counts.dropped == 1
+
+
+def test_a_ticker_without_one_good_bar_harms_no_other() -> None:
+    """It is named; the others of its group are published."""
+    desk = Desk()
+
+    outcome = desk.publisher.publish([days("AAPL", 1.0), days("BAD", NAN), days("MSFT", 2.0)])
+
+    assert list(outcome.refused) == ["BAD"]
+    assert (desk.quote("AAPL")["price"], desk.quote("MSFT")["price"]) == (1.0, 2.0)
+    assert desk.publisher.known("BAD", "1d") is None
+
+
+def test_a_symbol_that_does_not_fit_harms_no_other() -> None:
+    """The writer refuses it; so do the halves of every group that it is in."""
+    desk = Desk()
+
+    outcome = desk.publisher.publish([days("x" * 33, 1.0), days("MSFT", 2.0)])
+
+    assert list(outcome.refused) == ["x" * 33]
+    assert desk.quote("MSFT")["price"] == 2.0
+
+
+def test_a_ticker_twice_in_a_group_is_taken_one_after_the_other() -> None:
+    """The second answer is compared with what the first one published."""
+    desk = Desk()
+
+    desk.publisher.publish([days("AAPL", 1.0, 2.0), days("AAPL", 2.0, 3.0, last=TODAY + DAY_MS)])
+
+    assert desk.closes("AAPL") == [1.0, 2.0, 3.0]
+
+
+def test_the_sources_own_last_price_counts_before_its_bars() -> None:
+    """All of it, with the time it was made."""
+    desk = Desk()
+    answer = days("AAPL", 1.0, 2.0)
+    last = LastPrice(2.5, NOW_MS - 7, 2.1, 2.6, 2.0, 99.0, 1.1)
+
+    desk.publisher.publish([TickerBars(answer.ticker, answer.series, last)])
+
+    quote = desk.quote("AAPL")
+    assert [quote[name] for name in ("price", "ts_ms", "open", "high", "low", "volume")] == (
+        [2.5, NOW_MS - 7, 2.1, 2.6, 2.0, 99.0]
+    )
+    assert quote["prev_close"] == 1.1
+
+
+def test_a_minute_bar_gives_the_price_and_the_days_bar_the_rest() -> None:
+    """The finest price, in its day; the day's reach holds it."""
+    desk = Desk(MIXED)
+    minute = NOW_MS // MINUTE_MS * MINUTE_MS - MINUTE_MS
+    answer = days("AAPL", 1.0, 50.0)
+    series = {**answer.series, "1m": Series(bars([minute], [60.0]), forming=False)}
+
+    desk.publisher.publish([TickerBars(answer.ticker, series)])
+
+    quote = desk.quote("AAPL")
+    assert (quote["price"], quote["ts_ms"]) == (60.0, minute + MINUTE_MS)
+    assert (quote["open"], quote["high"], quote["low"]) == (49.0, 60.0, 47.0)
+    assert (quote["volume"], quote["prev_close"]) == (500.0, 1.0)
+
+
+def test_minutes_of_a_day_that_has_no_bar_yet_are_the_day() -> None:
+    """Before the vendor shows today's bar, yesterday's close is the previous one."""
+    desk = Desk(MIXED)
+    answer = days("AAPL", 1.0, 2.0, forming=False, last=TODAY - DAY_MS)
+    minutes = bars([TODAY, TODAY + MINUTE_MS], [5.0, 4.0])
+
+    today = Series(minutes, forming=True)
+    desk.publisher.publish([TickerBars(answer.ticker, {**answer.series, "1m": today})])
+
+    quote = desk.quote("AAPL")
+    assert (quote["price"], quote["prev_close"]) == (4.0, 2.0)
+    assert (quote["open"], quote["high"], quote["low"]) == (4.0, 7.0, 1.0)
+    assert quote["volume"] == 90.0
+
+
+# -- ticks of many tickers -------------------------------------------------------------------
+
+
+def test_ticks_move_bars_and_quotes_of_all_tickers_at_once() -> None:
+    """One commit; price and bar from the tick, the previous close from before."""
+    desk = Desk()
+    tickers = ("A", "B", "C")
+    desk.publisher.publish([days(ticker, 1.0, 2.0) for ticker in tickers])
+
+    outcome = desk.publisher.publish([ticks(tickers, [3.0, 4.0, 5.0])])
+
+    assert outcome.epoch == 4
+    assert [desk.closes(ticker) for ticker in tickers] == [[1.0, 3.0], [1.0, 4.0], [1.0, 5.0]]
+    quote = desk.quote("B")
+    assert (quote["price"], quote["open"], quote["prev_close"]) == (4.0, 3.0, 1.0)
+    assert quote["ts_ms"] == NOW_MS - 5
+
+
+def test_a_tick_of_a_new_day_takes_the_closing_bars_close_for_the_previous_one() -> None:
+    """Also where all bars were closed already, and where a ticker was never seen before."""
+    desk = Desk()
+    closed = days("B", 1.0, 2.0, forming=False, last=TODAY - DAY_MS)
+    desk.publisher.publish([days("A", 1.0, 2.0), closed])
+
+    tickers = ("A", "B", "C")
+    desk.publisher.publish([ticks(tickers, [3.0, 4.0, 5.0], TODAY + DAY_MS)])
+
+    assert [desk.quote(ticker)["prev_close"] for ticker in "AB"] == [2.0, 2.0]
+    assert np.isnan(desk.quote("C")["prev_close"])
+    assert desk.closes("B") == [1.0, 2.0, 4.0]
+
+
+def test_rows_are_looked_up_once_for_each_tuple() -> None:
+    """Contiguous ones become a slice; another tuple is another lookup."""
+    desk = Desk()
+    tickers = ("A", "B", "C")
+    batches: list[Batch] = []
+    write_data = desk.writer.write_data
+
+    def noting(batch: Batch) -> int:
+        batches.append(batch)
+        return write_data(batch)
+
+    with mock.patch.object(desk.writer, "write_data", noting):
+        desk.publisher.publish([ticks(tickers, [1.0, 2.0, 3.0])])
+        desk.publisher.publish([ticks(tickers, [1.5, 2.5, 3.5])])
+        desk.publisher.publish([ticks(("C", "A"), [4.0, 5.0])])
+
+    rows: list[Any] = [batch.ticks[0].rows for batch in batches]
+    assert rows[0] == rows[1] == slice(0, 3)
+    assert np.array_equal(rows[2], [2, 0])
+    assert [desk.quote(ticker)["price"] for ticker in tickers] == [5.0, 2.5, 4.0]
+
+
+def test_late_and_broken_ticks_are_left_out_and_counted() -> None:
+    """An older bar, and one without a price, keep none of the others back."""
+    desk = Desk()
+    tickers = ("A", "B", "C")
+    desk.publisher.publish([days(ticker, 1.0, 2.0) for ticker in tickers])
+    late = ticks(tickers, [3.0, NAN, 5.0])
+    late.time[0] -= DAY_MS
+
+    outcome = desk.publisher.publish([late])
+
+    assert outcome.refused == {}
+    assert [desk.quote(ticker)["price"] for ticker in tickers] == [2.0, 2.0, 5.0]
+    assert (desk.publisher.counts.late, desk.publisher.counts.dropped) == (1, 1)
+
+
+def test_of_the_ticks_of_several_intervals_the_days_make_the_quote() -> None:
+    """One commit for all of them; the order in which they came does not matter."""
+    for turned in (False, True):
+        desk = Desk(MIXED)
+        tickers = ("A", "B")
+        results = [ticks(tickers, [3.0, 4.0]), ticks(tickers, [3.5, 4.5], NOW_MS, "1m")]
+
+        desk.publisher.publish(results[::-1] if turned else results)
+
+        assert desk.quote("A")["price"] == 3.0
+        assert desk.closes("A", "1m") == [3.5]
+        assert desk.writer.epoch == 2
+
+
+def test_a_minutes_tick_alone_keeps_the_day() -> None:
+    """Price and reach are new; the day's open, volume and previous close stay."""
+    desk = Desk(MIXED)
+    desk.publisher.publish([days("A", 1.0, 20.0)])
+
+    desk.publisher.publish([ticks(("A",), [30.0], NOW_MS, "1m")])
+
+    quote = desk.quote("A")
+    assert (quote["price"], quote["open"], quote["high"], quote["low"]) == (30.0, 19.0, 32.0, 17.0)
+    assert (quote["volume"], quote["prev_close"]) == (200.0, 1.0)
+
+
+def test_a_commit_that_is_refused_is_tried_again_in_halves() -> None:
+    """One ticker at fault among many: all the others are published, as few commits as can be."""
+    desk = Desk()
+    tickers = tuple("ABCDEFGH")
+    write_data, calls = desk.writer.write_data, count()
+
+    def refusing(batch: Batch) -> int:
+        next(calls)
+        for one in batch.ticks:
+            if (one.ohlcv[:, 3] == 6.0).any():
+                message = "found 6"
+                raise BatchError(message)
+        return write_data(batch)
+
+    with mock.patch.object(desk.writer, "write_data", refusing):
+        outcome = desk.publisher.publish([ticks(tickers, range(1, 9))])
+
+    assert outcome.refused == {"F": "found 6"}
+    prices = [desk.quote(ticker)["price"] for ticker in tickers if ticker != "F"]
+    assert prices == [1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 8.0]
+    assert next(calls) == 7
+
+
+def test_a_fault_of_the_program_harms_one_ticker_too() -> None:
+    """Whatever it is, the others are published."""
+    desk = Desk()
+    nothing: Any = None
+    broken = TickerBars(Ticker("B"), {"1d": Series(nothing, forming=False)})
+    with mock.patch.object(desk.publisher, "log"):
+        outcome = desk.publisher.publish([days("A", 1.0), broken, days("C", 3.0)])
+
+    assert list(outcome.refused) == ["B"]
+    assert (desk.quote("A")["price"], desk.quote("C")["price"]) == (1.0, 3.0)
+
+
+# -- confirming, knowing, removing -----------------------------------------------------------
+
+
+def test_unchanged_tickers_are_confirmed() -> None:
+    """Their age is new, nothing else; those without a quote have nothing to confirm."""
+    desk = Desk()
+    desk.publisher.publish([days("A", 1.0), days("B", 2.0)])
+    desk.clock.now_ms += 60_000
+
+    outcome = desk.publisher.publish([Unchanged(("B", "NEW"))])
+
+    assert outcome.refused == {}
+    assert desk.quote("B")["updated_ms"] == NOW_MS + 60_000
+    assert desk.quote("A")["updated_ms"] == NOW_MS
+    assert desk.quote("B")["price"] == 2.0
+
+
+def test_the_newest_published_bar_is_known() -> None:
+    """To the source that asks: by ticker and interval."""
+    desk = Desk()
+    desk.publisher.publish([days("A", 1.0, 2.0), days("B", 3.0, forming=False)])
+
+    known = desk.publisher.known
+
+    assert known("A", "1d") == Known(TODAY, 2.0, forming=True)
+    assert known("B", "1d") == Known(TODAY, 3.0, forming=False)
+    assert known("A", "1m") is None
+    assert known("Z", "1d") is None
+
+
+def test_tickers_that_are_not_wanted_are_removed_in_one_commit() -> None:
+    """After an adoption; one that is wanted again begins anew."""
+    desk = Desk()
+    desk.publisher.publish([days(ticker, 1.0, 2.0) for ticker in "ABCD"])
+
+    removed = desk.publisher.retire(["B"])
+
+    assert removed == ["A", "C", "D"]
+    assert desk.writer.epoch == 4
+    flags = desk.writer.quotes()["flags"].tolist()
+    assert [bool(flag & layout.REMOVED) for flag in flags] == [True, False, True, True]
+    assert desk.publisher.retire(["B"]) == []
+    assert desk.publisher.known("A", "1d") is None
+
+    desk.publisher.publish([days("A", 5.0)])
+
+    assert desk.closes("A") == [5.0]
+    assert np.isnan(desk.quote("A")["prev_close"])
+
+
+def test_nothing_on_the_ticks_path_costs_by_the_ticker() -> None:
+    """As many calls, of Python's and of C's, for sixteen tickers as for two."""
+    counts = set()
+    for n in (2, 5, 16):
+        desk = Desk()
+        tickers = tuple(f"T{i}" for i in range(n))
+        desk.publisher.publish([ticks(tickers, [1.0] * n)])
+        answer, calls = ticks(tickers, [2.0] * n), count()
+
+        sys.setprofile(lambda *_, calls=calls: next(calls))
+        try:
+            desk.publisher.publish([answer])
+        finally:
+            sys.setprofile(None)
+        counts.add(next(calls))
+
+    assert len(counts) == 1

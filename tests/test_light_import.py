@@ -1,0 +1,27 @@
+"""A client program pays for what it uses: no Twisted, no yfinance."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("twisted", "yfinance", "curl_cffi", "rich", "click")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import quoteshm", "from quoteshm import StockDataReader, QuoteClient"],
+)
+def test_the_public_face_loads_no_server(statement: str) -> None:
+    """Importing the package, and what client programs use of it, loads nothing of the daemon's."""
+    program = f"import sys\n{statement}\nprint(*sorted(sys.modules), sep='\\n')"
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert loaded.isdisjoint(HEAVY)
+    assert "quoteshm" in loaded

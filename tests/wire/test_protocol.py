@@ -1,0 +1,371 @@
+"""The wire over a transport: the same bytes in every chunk size, pauses, ends, and the log."""
+# mypy: allow-untyped-calls
+# Twisted is typed only in part, and `untyped_calls_exclude` does not reach what we inherit.
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, cast
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.testing import StringTransport
+from twisted.logger import LogLevel, globalLogPublisher
+from twisted.protocols.basic import LineReceiver
+from twisted.trial import unittest
+
+from quoteshm.wire import operations
+from quoteshm.wire.operations import Context
+from quoteshm.wire.protocol import (
+    LOGGED_NBYTES,
+    WRITE_NBYTES,
+    QuoteFactory,
+    QuoteProtocol,
+    loggable,
+    peer_name,
+)
+from tests.published import Market
+from tests.wire.hostile import HOSTILE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from twisted.logger import LogEvent
+
+PING = b'{"v":1,"id":1,"type":"ping"}\n'
+PEER = IPv4Address("TCP", "192.0.2.7", 50_000)
+
+
+class Transport(StringTransport):
+    """A transport that counts writes, and pauses its producer as a real one does."""
+
+    def __init__(self, room: int | None = None) -> None:
+        super().__init__(peerAddress=PEER)
+        self.writes: list[bytes] = []
+        self.room = room  # what it takes before the client reads
+        self.queued = 0
+
+    def write(self, data: bytes) -> None:
+        """Take bytes; ask for a pause when there are too many."""
+        super().write(data)
+        self.writes.append(data)
+        self.queued += len(data)
+        if self.room is not None and self.queued > self.room and self.producer is not None:
+            self.producer.pauseProducing()
+
+    def drain(self) -> None:
+        """Have the client read everything, and go on."""
+        self.queued = 0
+        if self.producer is not None:
+            self.producer.resumeProducing()
+
+
+def connect(
+    context: Context, room: int | None = None, *, log_traffic: bool = True
+) -> tuple[QuoteProtocol, Transport]:
+    """Give a protocol that is connected."""
+    protocol = QuoteFactory(context, log_traffic=log_traffic).buildProtocol(PEER)
+    transport = Transport(room)
+    protocol.makeConnection(transport)
+    return protocol, transport
+
+
+def chunkings(stream: bytes) -> Iterator[list[bytes]]:
+    """Cut a stream into chunks of each size; of a long one, of some sizes."""
+    sizes = range(1, len(stream) + 1) if len(stream) <= 300 else (1, 2, 3, 7, 64, 1000, len(stream))
+    for size in sizes:
+        yield [stream[at : at + size] for at in range(0, len(stream), size)]
+
+
+class Case(unittest.TestCase):
+    """A test with a small market."""
+
+    def setUp(self) -> None:
+        """Publish."""
+        self.market = Market()
+        self.context = self.market.context
+
+    def replies(self, stream: bytes, context: Context | None = None) -> list[Any]:
+        """Give the replies to a stream, the same for every chunk size."""
+        found: bytes | None = None
+        for chunks in chunkings(stream):
+            protocol, transport = connect(context or self.context, log_traffic=False)
+            for chunk in chunks:
+                protocol.dataReceived(chunk)
+            assert found is None or transport.value() == found, len(chunks[0])
+            found = transport.value()
+            assert not transport.disconnecting
+        assert found is not None
+        assert found.endswith(b"\n")
+        return [json.loads(line) for line in found.splitlines()]
+
+    def logged(self, act: Callable[[], object]) -> list[LogEvent]:
+        """Give what is logged by something."""
+        events: list[LogEvent] = []
+        publisher = cast("Any", globalLogPublisher)  # takes any callable
+        publisher.addObserver(events.append)
+        try:
+            act()
+        finally:
+            publisher.removeObserver(events.append)
+        return [event for event in events if event["log_namespace"].startswith("quoteshm")]
+
+
+class AnsweringTests(Case):
+    """Bytes in, replies out."""
+
+    def test_it_is_a_line_receiver(self) -> None:
+        """With a newline as the delimiter, and one line answered in `lineReceived`."""
+        protocol, transport = connect(self.context)
+        assert isinstance(protocol, LineReceiver)
+        assert protocol.delimiter == b"\n"
+        protocol.lineReceived(PING.strip())
+        assert transport.value() == b'{"v":1,"id":1,"type":"response","op":"ping","data":{}}\n'
+
+    def test_a_request_gets_its_reply(self) -> None:
+        """In every chunk size."""
+        (reply,) = self.replies(b'{"v":1,"id":"a1","type":"get_quote","ticker":"AAPL"}\n')
+        assert reply["id"] == "a1"
+        assert reply["data"]["price"] == 189.5
+
+    def test_every_op_is_answered(self) -> None:
+        """Over the transport as by `operations`."""
+        lines = [
+            json.dumps({"v": 1, "id": op, "type": op, "ticker": "AAPL"}).encode()
+            for op in operations.OPERATIONS
+        ]
+        replies = self.replies(b"\n".join(lines) + b"\n")
+        assert replies == [
+            json.loads(operations.answer(self.context, line).reply) for line in lines
+        ]
+
+    def test_replies_come_in_the_order_of_the_requests(self) -> None:
+        """Errors too."""
+        stream = b"".join(
+            b'{"v":1,"id":%d,"type":"%b"}\n' % (n, b"ping" if n % 3 else b"nope") for n in range(20)
+        )
+        assert [reply["id"] for reply in self.replies(stream)] == list(range(20))
+
+    def test_returns_and_blank_lines_are_ignored(self) -> None:
+        """As the ends that other systems give their lines."""
+        stream = b"\n\r\n  \t \n" + PING.replace(b"\n", b"\r\n") + b"\n\n" + PING
+        assert [reply["op"] for reply in self.replies(stream)] == ["ping", "ping"]
+
+    def test_an_overlong_line_costs_one_error(self) -> None:
+        """Good lines before and behind it are answered."""
+        context = Context(self.market.writer, self.market.cache, 64)
+        stream = PING + b"x" * 65 + b"\n" + PING + PING[:-1].ljust(64) + b"\r\n" + b"y" * 99 + b"\n"
+        replies = self.replies(stream + PING, context)
+        codes = [reply.get("error", {}).get("code") for reply in replies]
+        assert codes == [None, "BAD_REQUEST", None, None, "BAD_REQUEST", None]
+
+    def test_an_overlong_line_of_the_default_limit(self) -> None:
+        """65,536 bytes are a line, one more is not."""
+        line = PING[:-1].ljust(65_536)
+        replies = self.replies(line + b"\n" + line + b" \n" + PING)
+        assert [reply["type"] for reply in replies] == ["response", "error", "response"]
+
+    def test_hostile_lines_cost_one_error_each(self) -> None:
+        """And the connection goes on."""
+        for name, line in HOSTILE.items():
+            # Newlines of UTF-16 and others are those of lines here, too.
+            count = sum(1 for part in line.split(b"\n") if part.strip())
+            *errors, last = self.replies(line + b"\n" + PING)
+            assert [e["error"]["code"] for e in errors] == ["BAD_REQUEST"] * count, name
+            assert last["op"] == "ping", name
+
+    def test_an_exception_in_an_op_is_internal_and_the_connection_lives(self) -> None:
+        """Logged with its traceback and the request."""
+
+        def describe() -> dict[str, object]:
+            return {"x": 1 / 0}
+
+        context = Context(self.market.writer, self.market.cache, describe=describe)
+        stream = b'{"v":1,"id":7,"type":"get_info"}\n' + PING
+        error, pong = self.replies(stream, context)
+        assert error["id"] == 7
+        assert error["error"]["code"] == "INTERNAL"
+        assert "division" not in error["error"]["message"]
+        assert pong["op"] == "ping"
+        failures = self.flushLoggedErrors(ZeroDivisionError)
+        assert len(failures) == len(stream)  # one for each chunk size
+        assert "describe" in failures[0].getTraceback()
+
+    def test_the_replies_of_a_chunk_are_one_write(self) -> None:
+        """However many lines it has; and a chunk without a line is none."""
+        protocol, transport = connect(self.context)
+        protocol.dataReceived(PING * 50 + PING[:5])
+        assert len(transport.writes) == 1
+        assert transport.value().count(b"\n") == 50
+        protocol.dataReceived(PING[5:-1])
+        assert len(transport.writes) == 1
+        protocol.dataReceived(b"\n")
+        assert len(transport.writes) == 2
+
+
+class PausingTests(Case):
+    """A client that does not read."""
+
+    def setUp(self) -> None:
+        """Publish more than fits a write."""
+        super().setUp()
+        self.market.add(*(f"T{n}" for n in range(300)))
+        for n in range(300):
+            self.market.quote(f"T{n}", 1.0)
+        self.request = b'{"v":1,"id":1,"type":"get_quotes"}\n'
+        self.reply = operations.answer(self.context, self.request).reply
+
+    def test_it_is_a_streaming_producer(self) -> None:
+        """So the transport tells it when to pause."""
+        protocol, transport = connect(self.context)
+        assert transport.producer is protocol
+        assert transport.streaming
+
+    def test_it_is_paused_with_its_requests_unanswered(self) -> None:
+        """What is queued is bounded by the transport's room and one write."""
+        protocol, transport = connect(self.context, room=100_000)
+        protocol.dataReceived(self.request * 1000)
+        assert transport.producerState == "paused"
+        assert transport.queued <= 100_000 + WRITE_NBYTES + len(self.reply)
+        written = len(transport.value())
+        protocol.dataReceived(self.request)  # what a transport may still have had
+        assert len(transport.value()) == written
+
+    def test_it_gets_all_replies_in_order_as_it_reads(self) -> None:
+        """And is read from again only when the lines that were here are answered."""
+        protocol, transport = connect(self.context, room=100_000)
+        ids = range(100)
+        protocol.dataReceived(
+            b"".join(self.request.replace(b'"id":1', b'"id":%d' % n) for n in ids)
+        )
+        rounds = 0
+        while transport.producerState == "paused":
+            transport.drain()
+            rounds += 1
+        assert 10 < rounds < 101
+        assert [json.loads(line)["id"] for line in transport.value().splitlines()] == [*ids]
+
+    def test_a_pause_does_not_cut_the_replies_of_any_chunk_size(self) -> None:
+        """Same bytes out, whether it paused or not."""
+        stream = (self.request + PING) * 5
+        expected = (self.reply + operations.answer(self.context, PING).reply) * 5
+        for chunks in chunkings(stream):
+            protocol, transport = connect(self.context, room=1000, log_traffic=False)
+            for chunk in chunks:
+                protocol.dataReceived(chunk)
+                while transport.producerState == "paused":
+                    transport.drain()
+            assert transport.value() == expected
+
+    def test_nothing_is_answered_after_the_connection_was_lost(self) -> None:
+        """The transport stops its producer."""
+        protocol, transport = connect(self.context)
+        protocol.stopProducing()
+        protocol.dataReceived(PING)
+        assert transport.value() == b""
+
+
+class EndingTests(Case):
+    """A client that has sent its last byte."""
+
+    def end(self, stream: bytes, room: int | None = None) -> Transport:
+        """Send a stream and close that half."""
+        protocol, transport = connect(self.context, room, log_traffic=False)
+        protocol.dataReceived(stream)
+        assert IHalfCloseableProtocol.providedBy(protocol)
+        protocol.readConnectionLost()
+        return transport
+
+    def test_a_half_closed_client_gets_all_its_replies(self) -> None:
+        """Then the connection is closed."""
+        transport = self.end(PING * 300)
+        assert transport.value().count(b"\n") == 300
+        assert transport.disconnecting
+        assert transport.producer is None  # a transport waits for its producer
+
+    def test_a_half_closed_client_that_reads_slowly_gets_them_too(self) -> None:
+        """And is not read from again."""
+        request = b'{"v":1,"id":1,"type":"get_quotes"}\n'
+        transport = self.end(request * 300, room=100)
+        while transport.producer is not None:
+            assert not transport.disconnecting
+            assert transport.producerState == "paused"
+            transport.drain()
+        assert transport.value().count(b"\n") == 300
+        assert transport.disconnecting
+
+    def test_a_last_line_without_a_newline_is_answered(self) -> None:
+        """As of a client that pipes a file."""
+        for chunks in chunkings(PING + PING[:-1]):
+            protocol, transport = connect(self.context, log_traffic=False)
+            for chunk in chunks:
+                protocol.dataReceived(chunk)
+            protocol.readConnectionLost()
+            assert transport.value().count(b"ping") == 2
+
+    def test_a_client_that_says_nothing_gets_nothing(self) -> None:
+        """Nor an error for the white space it ends with."""
+        assert self.end(b"").value() == b""
+        assert self.end(b" \r").value() == b""
+        assert self.end(b"").disconnecting
+
+
+class LoggingTests(Case):
+    """What the log says."""
+
+    def test_requests_and_replies_are_logged_at_debug(self) -> None:
+        """With the client's address."""
+        protocol, transport = connect(self.context)
+        asked, got = self.logged(lambda: protocol.dataReceived(PING))
+        assert asked["log_level"] is got["log_level"] is LogLevel.debug
+        assert asked["peer"] == got["peer"] == "192.0.2.7:50000"
+        assert asked["request"] == PING.decode().strip()
+        assert got["reply"] == transport.value().decode().strip()
+
+    def test_an_error_logs_the_offending_request(self) -> None:
+        """Where only what is of interest is listened to."""
+        line = b'{"v":1,"id":1,"type":"nope {log_source} %s"}'
+        protocol, _ = connect(self.context, log_traffic=False)
+        (event,) = self.logged(lambda: protocol.dataReceived(line + b"\n"))
+        assert event["log_level"] is LogLevel.info
+        assert event["request"] == line.decode()
+        assert event["code"] == "BAD_REQUEST"
+        assert event["peer"] == "192.0.2.7:50000"
+        assert "nope" not in event["log_format"]
+
+    def test_an_overlong_line_is_logged_by_its_head(self) -> None:
+        """In any chunk size the same."""
+        for size in (1000, 70_000):
+            protocol, _ = connect(self.context)
+            stream = b"x" * 70_000 + b"\n"
+            chunks = [stream[at : at + size] for at in range(0, len(stream), size)]
+            events = self.logged(lambda p=protocol, c=chunks: [*map(p.dataReceived, c)])  # type: ignore[misc]
+            assert events[0]["request"] == "x" * LOGGED_NBYTES
+
+    def test_what_is_logged_is_cut(self) -> None:
+        """A long line does not fill the disk."""
+        protocol, _ = connect(self.context)
+        line = b'{"v":1,"id":1,"type":"get_quote","ticker":"%b"}\n' % (b"x" * 60_000)
+        for event in self.logged(lambda: protocol.dataReceived(line)):
+            for field in ("request", "reply", "reason"):
+                assert len(event.get(field, "")) <= LOGGED_NBYTES
+
+    def test_what_is_logged_is_harmless(self) -> None:
+        """No control characters, no broken UTF-8, nothing that takes a line for another."""
+        assert loggable(b"plain \xc3\xa9 {x}\n") == "plain é {x}"
+        assert loggable(b"\x1b[2J") == "\\x1b[2J"
+        assert loggable(b"a\xffb") == "a\\xffb"
+        assert loggable("a\u2028b".encode()) == "a\\u2028b"
+        assert loggable(b"x" * 255 + "é".encode()).isprintable()
+
+    def test_nothing_is_logged_where_nobody_listens(self) -> None:
+        """The factory is told."""
+        protocol, _ = connect(self.context, log_traffic=False)
+        assert self.logged(lambda: protocol.dataReceived(PING)) == []
+
+    def test_addresses_are_named_as_people_write_them(self) -> None:
+        """Of each family."""
+        assert peer_name(IPv4Address("TCP", "127.0.0.1", 9)) == "127.0.0.1:9"
+        assert peer_name(IPv6Address("TCP", "::1", 9)) == "[::1]:9"
+        assert peer_name(UNIXAddress("/run/x")) == "/run/x"
+        assert peer_name(UNIXAddress(None)) == peer_name(None) == "a local process"
