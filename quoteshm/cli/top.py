@@ -249,11 +249,10 @@ class Board:
         return Text(f"{arrow} {text}", style)
 
     def _footing(self, count: int, shown: int) -> Text:
-        footing = Text(_HINTS, "dim", no_wrap=True, overflow="ellipsis", end="")
+        footing = Text(no_wrap=True, overflow="ellipsis", end="")
         if shown < count:
-            last = self._first + shown
-            footing = Text(f"{self._first + 1:,}-{last:,} of {count:,}   ", end="") + footing
-        return footing
+            footing.append(f"{self._first + 1:,}-{self._first + shown:,} of {count:,}   ")
+        return footing.append(_HINTS, "dim")
 
 
 def _sort_value(quote: Quote, sort: Sort) -> float:

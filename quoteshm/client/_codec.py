@@ -104,8 +104,8 @@ class Replies:
 
         Raises
         ------
-        ValueError
-            It is none.
+        ValueError, MsgspecError
+            What came is none.
 
         """
         self._framer.feed(data)
@@ -124,7 +124,7 @@ def log_line(direction: str, line: bytes) -> None:
         _log.debug("%s %s%s", direction, text, " ..." if len(line) > LOGGED_NBYTES else "")
 
 
-# -- data to records; each raises a ValueError for what is none ------------------------------
+# -- data to records; each raises what msgspec raises for what is none -----------------------
 
 
 def read_shm_address(data: msgspec.Raw) -> ShmAddress:

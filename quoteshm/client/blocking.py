@@ -14,6 +14,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+import msgspec
+
 from quoteshm.client import _codec
 from quoteshm.client._codec import Replies, log_line
 from quoteshm.clock import NS_PER_MS
@@ -24,13 +26,14 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    import msgspec
     import pandas as pd
 
     from quoteshm.client._codec import Quotes, Reply, ShmAddress
     from quoteshm.model import Quote, SnapshotState
 
 _T = TypeVar("_T")
+#: What reading a reply raises that no server of ours has sent.
+_STRANGE: Final = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 _CHUNK_NBYTES: Final = 1 << 18
 
 
@@ -209,7 +212,7 @@ class QuoteClient:
         except RequestError as error:
             ticker = fields.get("ticker")
             raise _codec.not_found(ticker, error) if isinstance(ticker, str) else error from None
-        except (ValueError, OverflowError) as error:
+        except _STRANGE as error:
             self._drop()
             why = f"no quoteshm server, or a newer one: {error}"
             raise ConnectionFailedError(self.address, why) from error

@@ -24,12 +24,12 @@ import csv
 import io
 import os
 import re
-import zoneinfo
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 import pandas as pd
@@ -289,10 +289,11 @@ def _survey(folder: Path) -> _Folder:
             if path.suffix.lower() not in {_CSV, *_PARQUET} or path.name.startswith("."):
                 continue
             try:
+                path.stem.encode()
                 if not entry.is_file():
                     continue
                 signature = _Signature.of(entry.stat())
-            except OSError:  # gone since, or a link to nowhere
+            except (OSError, UnicodeEncodeError):  # gone since, a link to nowhere, no text
                 continue
             ticker, dot, interval = path.stem.rpartition(".")
             if not dot or interval not in INTERVALS:
@@ -529,6 +530,8 @@ def _frame_times(stamps: pd.Index) -> tuple[NDArray[np.int64], str]:
         message = "they are fractions"
         raise TypeError(message)
     zone = str(stamps.dtype.tz) if isinstance(stamps.dtype, pd.DatetimeTZDtype) else "UTC"
-    if zone not in zoneinfo.available_timezones():
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError):  # a fixed offset
         zone = "UTC"
     return _index_ms(pd.to_datetime(stamps, utc=True)), zone

@@ -1,4 +1,4 @@
-"""Tests of the commands, over the real client and the real operations without a socket."""
+"""Tests of the commands, over the real client and the server's real operations."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ import csv
 import io
 import json
 import socket
+import socketserver
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from quoteshm import cli
 from quoteshm.cli import commands
-from quoteshm.client import blocking
-from quoteshm.client._codec import Codec
+from quoteshm.model import MINUTE_MS, Bars, Quote
 from quoteshm.service import daemon
+from quoteshm.shm.batch import History
 from quoteshm.wire.operations import answer
-from tests.published import NOON_MS, Market
+from tests.published import FIRST_MS, NOW_MS, Market
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from quoteshm.client._codec import Reply
-
-QUOTE_FIELDS = (
-    "ticker price open high low prev_close volume currency ts_epoch_ms updated_ms stale source"
-).split()
+QUOTE_FIELDS = list(Quote.__struct_fields__)
 
 
 @pytest.fixture(autouse=True)
@@ -37,18 +36,24 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def market(monkeypatch: pytest.MonkeyPatch) -> Iterator[Market]:
-    """Have every client answered from a small market."""
+    """Serve a small market, on the port that the environment names."""
     market = Market()
 
-    class DirectClient(blocking.QuoteClient):
-        def _exchange(self, op: str, fields: dict[str, object], deadline: float) -> Reply:
-            codec = Codec()
-            _, line = codec.request(op, fields)
-            (reply,) = codec.replies(answer(market.context, line.rstrip()).reply)
-            return reply
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            for line in self.rfile:
+                self.wfile.write(answer(market.context, line.rstrip()).reply)
 
-    monkeypatch.setattr(blocking, "QuoteClient", DirectClient)
-    yield market
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setenv("QUOTESHM_PORT", str(server.server_address[1]))
+        yield market
+        server.shutdown()
+        thread.join()
     market.writer.close()
 
 
@@ -161,30 +166,37 @@ class TestHistory:
         """In milliseconds, and as the exchange's own time."""
         first, *_, last = run("history", "AAPL").documents
 
-        assert first["time_ms"] == NOON_MS
-        assert first["time"] == "2023-11-14T17:13:20-05:00"
+        assert first["time_ms"] == FIRST_MS
+        assert first["time"] == "2023-11-12T00:00:00-05:00"
         assert first["close"] == 188.0
         assert list(last) == ["time_ms", "time", "open", "high", "low", "close", "volume"]
 
     def test_last_and_since_choose_bars(self, run: Command) -> None:
         """As the server does; a time without a zone is the exchange's."""
         assert len(run("history", "AAPL", "--last", "2").documents) == 2
-        assert len(run("history", "AAPL", "--since", str(NOON_MS + 1)).documents) == 2
-        assert len(run("history", "AAPL", "--since", "2023-11-15 17:13:21").documents) == 1
-        assert len(run("history", "AAPL", "--since", "20231115").documents) == 2
-        assert len(run("history", "AAPL", "--since", "2023-11-15T22:13:20Z").documents) == 2
+        assert len(run("history", "AAPL", "--since", str(FIRST_MS + 1)).documents) == 2
+        assert len(run("history", "AAPL", "--since", "2023-11-13 00:01").documents) == 1
+        assert len(run("history", "AAPL", "--since", "20231113").documents) == 2
+        assert len(run("history", "AAPL", "--since", "2023-11-13T05:00:00Z").documents) == 2
 
     def test_csv_has_a_heading_also_without_bars(self, run: Command) -> None:
         """So that a program that reads it knows the columns."""
         assert run("history", "AAPL", "--csv").rows[1]["close"] == "190.5"
         assert run("history", "MSFT", "--csv").out == "time_ms,time,open,high,low,close,volume\n"
 
-    def test_the_table_names_its_zone(self, run: Command) -> None:
-        """The exchange's."""
+    def test_the_table_names_its_zone(self, run: Command, market: Market) -> None:
+        """The exchange's; bars that begin at its midnights need no time of day."""
         heading, first, *_ = run("history", "AAPL", "--table").out.splitlines()
+        assert heading.split()[:3] == ["DATE", "(America/New_York)", "OPEN"]
+        assert first.split()[:2] == ["2023-11-12", "188.00"]
 
+        row = market.writer.row_of["AAPL"]
+        bars = Bars(np.array([FIRST_MS + MINUTE_MS]), np.full((5, 1), 7.0))
+        market.write(histories=[History("1m", row, bars, forming=False, replace=True)])
+        command = ("history", "AAPL", "--interval", "1m", "--table")
+        heading, first = run(*command).out.splitlines()
         assert heading.split()[:3] == ["TIME", "(America/New_York)", "OPEN"]
-        assert first.split()[:3] == ["2023-11-14", "17:13:20", "188.00"]
+        assert first.split()[:3] == ["2023-11-12", "00:01:00", "7.00"]
 
     def test_errors_of_the_server_are_told(self, run: Command) -> None:
         """An unknown ticker, an interval it does not keep."""
@@ -219,8 +231,8 @@ class TestOthers:
         """In each format."""
         epoch = market.writer.epoch
 
-        assert run("epoch").documents == [{"epoch": epoch, "last_update_ms": NOON_MS}]
-        assert run("epoch", "--csv").out == f"epoch,last_update_ms\n{epoch},{NOON_MS}\n"
+        assert run("epoch").documents == [{"epoch": epoch, "last_update_ms": NOW_MS}]
+        assert run("epoch", "--csv").out == f"epoch,last_update_ms\n{epoch},{NOW_MS}\n"
         table = run("epoch", "--table").out.splitlines()
         assert table[0].startswith("EPOCH  LAST UPDATE (")
         assert table[1].split()[0] == str(epoch)
@@ -228,11 +240,12 @@ class TestOthers:
     @pytest.mark.usefixtures("market")
     def test_ping_prints_how_long_it_took(self, run: Command) -> None:
         """In milliseconds, and which server it was."""
-        (document,) = run("ping", "--port", "1234").documents
+        (document,) = run("ping").documents
 
-        assert (document["host"], document["port"]) == ("127.0.0.1", 1234)
+        assert list(document) == ["host", "port", "round_trip_ms"]
         assert 0 <= document["round_trip_ms"] < 1000
-        assert run("ping", "--table").out.startswith("127.0.0.1:9000 answered in ")
+        where = f"127.0.0.1:{document['port']}"
+        assert run("ping", "--table").out.startswith(f"{where} answered in ")
 
     @pytest.mark.usefixtures("market")
     def test_info_prints_the_document(self, run: Command) -> None:
@@ -249,10 +262,10 @@ class TestOthers:
     ) -> None:
         """And why; the others are counted."""
         status = {
-            "AAPL": {"state": "ok", "last_success_ms": NOON_MS},
+            "AAPL": {"state": "ok", "last_success_ms": NOW_MS},
             "NEWCO": {"state": "not found", "last_success_ms": None, "message": "no such symbol"},
         }
-        described = {"ticker_status": status, "last_attempt_ms": NOON_MS, "error": None}
+        described = {"ticker_status": status, "last_attempt_ms": NOW_MS, "error": None}
         object.__setattr__(market.context, "describe", lambda: described)
 
         lines = run("info", "--table").out.splitlines()

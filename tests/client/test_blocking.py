@@ -281,6 +281,7 @@ def test_an_answer_cut_short_is_a_failure() -> None:
         b'{"id":1}\n',
         b'{"v":1,"id":1,"type":"response","data":[]}\n',
         b"[" * 100_000 + b"\n",
+        b'{"v":1,"id":1,"type":"response","data":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
     ],
 )
 def test_another_kind_of_server_is_a_failure(garbage: bytes) -> None:

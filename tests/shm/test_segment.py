@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from tests.shm.helpers import (
     IBM,
     SONY,
     FixedClock,
+    Market,
     at,
     file_image,
     make_bars,
@@ -695,6 +696,12 @@ def test_a_segment_that_finds_no_room_leaves_nothing(small_disk: Path) -> None:
     assert [path.name for path in small_disk.iterdir()] == ["shm0.lock"]
 
 
+def fill_blocks(market: Market, rows: Iterator[int]) -> None:
+    """Publish a long history for each row."""
+    for row in rows:
+        market.replace_bars(row, make_bars(0, 2000))
+
+
 def test_a_writer_on_a_full_disk_goes_on_with_what_it_had(
     small_disk: Path, make_market: MakeMarket
 ) -> None:
@@ -703,11 +710,10 @@ def test_a_writer_on_a_full_disk_goes_on_with_what_it_had(
     names = [Ticker(f"T{i}") for i in range(20)]
     market = make_market(names, small_disk, max_tickers=20, kinds=kinds)
     reader = market.reader()
-    stored = 0
+    room = iter(range(20))
     with pytest.raises(SegmentFullError):
-        for row in range(20):
-            market.replace_bars(row, make_bars(0, 2000))
-            stored += 1
+        fill_blocks(market, room)
+    stored = next(room) - 1
     assert 0 < stored < 20
     market.publish(ticks=[tick(slice(0, 20), 5000, 1.0)])  # forming bars need no block
     before = file_image(market.path)

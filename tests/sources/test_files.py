@@ -144,6 +144,7 @@ class ReadingTests(FolderTestCase):
             self.write(name, HEADER + LINE)
         (self.folder / "directory.csv").mkdir()
         (self.folder / "nowhere.csv").symlink_to("nothing")
+        self.write(os.fsdecode(b"\xff.csv"), HEADER + LINE)
         assert self.source.tickers() == ("VOD.L",)
         (answer,) = await self.fetch("VOD.L", kinds=(DAILY, MINUTES))
         assert isinstance(answer, TickerBars)
@@ -319,6 +320,14 @@ class ParquetTests(FolderTestCase):
             answer = await self.one()
             assert answer.ticker.time_zone == "UTC"
             assert answer.series["1d"].bars.time.tolist() == [DAY, DAY + DAY_MS], name
+
+    async def test_a_zone_without_a_name_is_utc(self) -> None:
+        """An offset is no place."""
+        zoned = pd.DatetimeIndex(["2024-01-02", "2024-01-03"], tz="+02:00", name="Date")
+        self.frame().set_index(zoned).to_parquet(self.folder / "A.parquet")
+        answer = await self.one()
+        assert answer.ticker.time_zone == "UTC"
+        assert answer.series["1d"].bars.time[0] == DAY - 2 * 3_600_000
 
     async def test_what_is_no_series_of_bars_is_a_failure(self) -> None:
         """It names the file, and what was found in it."""

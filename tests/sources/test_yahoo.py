@@ -356,7 +356,6 @@ class StopTests(YahooTestCase):
             began = time.monotonic()
             process.terminate()
             output, _ = process.communicate(timeout=20)
-            print("ELAPSED", time.monotonic() - began)
             assert time.monotonic() - began < 2
         finally:
             process.kill()

@@ -1,0 +1,722 @@
+"""SegmentWriter: what a batch does, what it cannot do, and how a writer carries on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quoteshm.errors import BatchError, SegmentError, UnknownIntervalError
+from quoteshm.model import DAY_MS, Bars, SeriesKind, Ticker
+from quoteshm.shm import layout, segment, table
+from quoteshm.shm.batch import Batch, History, Quotes, Ticks
+from quoteshm.shm.reader import StockDataReader
+from quoteshm.shm.writer import SegmentWriter
+from tests.shm.conftest import MakeMarket
+from tests.shm.helpers import (
+    AAPL,
+    DAILY,
+    IBM,
+    MINUTES,
+    NEW_YORK,
+    SONY,
+    START_MS,
+    FixedClock,
+    Market,
+    assert_bars,
+    at,
+    image,
+    make_bars,
+    make_quotes,
+    spec_in,
+    tick,
+)
+
+ALL = slice(0, 3)
+
+
+@pytest.fixture
+def market(make_market: MakeMarket) -> Market:
+    """Make a market of three tickers with quotes and no bars."""
+    return make_market([AAPL, IBM, SONY])
+
+
+def bars_of(market: Market, row: int = 0, interval: str = "1d") -> Bars:
+    """Read a series as the writer sees it, and see that a reader sees the same."""
+    bars, forming = market.writer.history(row, interval)
+    reader = market.reader()
+    symbol = market.writer.tickers[row].symbol
+    assert_bars(reader.get_stock(symbol, interval), bars)
+    assert len(reader.view(symbol, interval).time) == len(bars) - forming
+    reader.close()
+    return bars
+
+
+# -- ticks -----------------------------------------------------------------------------------
+
+
+def test_a_first_tick_forms_a_bar_and_needs_no_block(market: Market) -> None:
+    """The forming bar is in the row."""
+    blocks = market.path.stat().st_blocks
+    market.publish(ticks=[tick(ALL, 0, 10.0)])
+    assert bars_of(market).ohlcv[:, 0].tolist() == [10.0, 10.1, 10.2, 10.3, 10.4]
+    assert market.writer.series("1d")["count"].tolist() == [0, 0, 0]
+    assert market.path.stat().st_blocks == blocks
+
+
+def test_a_tick_at_the_same_time_replaces_the_forming_bar(market: Market) -> None:
+    """Nothing closes."""
+    market.publish(ticks=[tick(ALL, 0, 10.0)])
+    market.publish(ticks=[tick(at(2, 0), 0, 11.0)])
+    assert [bars_of(market, row).ohlcv[0].tolist() for row in range(3)] == [[11.0], [10.0], [11.0]]
+
+
+def test_a_later_tick_closes_the_forming_bar(market: Market) -> None:
+    """It becomes the forming one, also where only some rows open one."""
+    market.publish(ticks=[tick(ALL, 0, 10.0)])
+    market.publish(ticks=[tick(at(1), 1, 20.0)])
+    market.publish(ticks=[tick(ALL, 1, 30.0)])
+    for row in range(3):
+        assert bars_of(market, row).ohlcv[0].tolist() == [10.0, 30.0]
+
+
+def test_ticks_of_several_kinds_go_in_one_batch(market: Market) -> None:
+    """Each kind stands alone."""
+    market.publish(ticks=[tick(ALL, 3, 10.0), tick(at(0), 7, 5.0, "1m")])
+    assert bars_of(market).time.tolist() == [START_MS + 3 * DAY_MS]
+    assert bars_of(market, 0, "1m").time.tolist() == [START_MS + 7 * 60_000]
+    assert len(bars_of(market, 1, "1m")) == 0
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 3, 8])
+@pytest.mark.parametrize("rows", [ALL, at(2, 0, 1)], ids=["slice", "numbers"])
+def test_the_newest_bars_are_kept_while_blocks_fill_many_times(
+    capacity: int, rows: Any, make_market: MakeMarket
+) -> None:
+    """A window of every capacity is exact after each of hundreds of bars."""
+    market = make_market([AAPL, IBM, SONY], kinds=(SeriesKind("1d", capacity),))
+    reader = market.reader()
+    for number in range(3 * layout.rows_for(capacity)):
+        market.publish(ticks=[tick(rows, number, float(number))])
+        wanted = [float(n) for n in range(max(0, number - capacity + 1), number + 1)]
+        assert reader.get_stock("IBM")["Open"].tolist() == wanted
+        assert reader.panel("open")["6758.T"].tolist() == wanted
+    rewrites = market.writer.series("1d")["rewrites"]
+    assert (rewrites == 0 if capacity == 1 else rewrites >= 2).all()
+
+
+def test_what_a_batch_says_twice_is_taken_in_order(market: Market) -> None:
+    """Two new bars of one ticker in one batch are two bars."""
+    market.publish(ticks=[tick(ALL, 0, 1.0)])
+    market.publish(ticks=[tick(ALL, 1, 2.0), tick(at(1, 2), 2, 3.0), tick(at(2), 2, 4.0)])
+    assert bars_of(market, 0).ohlcv[0].tolist() == [1.0, 2.0]
+    assert bars_of(market, 1).ohlcv[0].tolist() == [1.0, 2.0, 3.0]
+    assert bars_of(market, 2).ohlcv[0].tolist() == [1.0, 2.0, 4.0]
+
+
+def test_two_bars_of_a_batch_on_a_full_block_are_two_bars(make_market: MakeMarket) -> None:
+    """The rewrite holds both."""
+    market = make_market([AAPL], kinds=(SeriesKind("1d", 4),))
+    rows = layout.rows_for(4)
+    for number in range(rows + 1):
+        market.publish(ticks=[tick(at(0), number, float(number))])
+    market.publish(ticks=[tick(at(0), rows + 1, 1.0), tick(at(0), rows + 2, 2.0)])
+    assert bars_of(market).ohlcv[0].tolist() == [rows - 1.0, float(rows), 1.0, 2.0]
+
+
+def test_histories_of_a_batch_come_after_its_ticks(market: Market) -> None:
+    """A tick that a history goes on from is closed by it."""
+    market.publish(
+        ticks=[tick(at(0), 0, 1.0)],
+        histories=[
+            History("1d", 0, make_bars(1, 2, 0.0), forming=True),
+            History("1d", 0, make_bars(2, 2, 5.0), forming=False),
+        ],
+    )
+    bars, forming = market.writer.history(0, "1d")
+    assert bars.ohlcv[0].tolist() == [1.0, 1.0, 7.0, 8.0]
+    assert not forming
+
+
+def test_a_bar_that_a_batch_goes_back_on_is_refused(market: Market) -> None:
+    """The order within a batch holds too."""
+    with pytest.raises(BatchError, match="in the same batch"):
+        market.publish(ticks=[tick(at(0), 5, 1.0), tick(at(0), 4, 1.0)])
+
+
+# -- histories -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forming", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 9, 200])
+def test_a_replacement_is_the_whole_window(count: int, market: Market, *, forming: bool) -> None:
+    """As much of it as there is room for."""
+    market.replace_bars(0, make_bars(100, 5))
+    market.replace_bars(0, make_bars(0, count), forming=forming)
+    wanted = make_bars(0, count)
+    assert_bars(bars_of(market), wanted[max(0, count - 8) :])
+    assert market.writer.history(0, "1d")[1] == (forming and count > 0)
+
+
+@pytest.mark.parametrize("forming", [True, False])
+@pytest.mark.parametrize("before_forming", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 9, 100])
+def test_an_extension_follows_what_is_there(
+    count: int, market: Market, *, before_forming: bool, forming: bool
+) -> None:
+    """Whether its first bar replaces the forming one or comes after a closed one."""
+    market.extend(0, make_bars(0, 4), forming=before_forming)
+    first = 3 if before_forming else 4
+    market.extend(0, make_bars(first, count, 50.0), forming=forming)
+    bars = [*make_bars(0, first).ohlcv[0].tolist(), *make_bars(first, count, 50.0).ohlcv[0]]
+    assert bars_of(market).ohlcv[0].tolist() == bars[-8:]
+
+
+def test_an_empty_extension_changes_no_bar(market: Market) -> None:
+    """It only confirms the series."""
+    market.extend(0, make_bars(0, 3))
+    market.extend(0, Bars.empty())
+    assert_bars(bars_of(market), make_bars(0, 3))
+
+
+def test_restatements_are_counted_and_kept(market: Market) -> None:
+    """Also by extensions that follow, and through a replacement of the segment."""
+    market.publish(histories=[History("1d", 0, make_bars(0, 3), True, replace=True, restated=2)])
+    market.publish(histories=[History("1d", 0, make_bars(0, 3), True, replace=True, restated=1)])
+    market.publish(ticks=[tick(at(0), 9, 1.0)])
+    market.add(*(Ticker(f"T{i}") for i in range(9)))
+    assert market.writer.series("1d")["restatements"][0] == 3
+
+
+def test_a_tick_late_is_told_before_it_is_refused(market: Market) -> None:
+    """What `late` calls late is what `write_data` refuses."""
+    market.replace_bars(0, make_bars(0, 3), forming=True)
+    market.replace_bars(1, make_bars(0, 3), forming=False)
+    for number, late in ((1, [True, True, False]), (2, [False, True, False]), (3, [False] * 3)):
+        ticks = tick(ALL, number, 1.0)
+        assert market.writer.late(ticks).tolist() == late
+        if any(late):
+            with pytest.raises(BatchError, match="older than what is published"):
+                market.publish(ticks=[ticks])
+    market.publish(ticks=[tick(ALL, 3, 1.0)])
+
+
+# -- quotes ----------------------------------------------------------------------------------
+
+
+def test_the_last_quote_of_a_batch_counts(market: Market) -> None:
+    """And `confirmed` only moves its age."""
+    market.publish(quotes=[make_quotes(ALL, 1.0), make_quotes(at(1), 2.0)])
+    market.clock.shift_ms = 5000
+    epoch = market.publish(confirmed=at(0, 1))
+    quotes = market.writer.quotes()
+    assert quotes["price"].tolist() == [1.0, 2.0, 1.0]
+    assert quotes["changed_epoch"].tolist() == [epoch, epoch, epoch - 2]
+    assert quotes["updated_ms"][0] - quotes["updated_ms"][2] >= 5000
+    assert quotes["updated_boot_ms"][0] - quotes["updated_boot_ms"][2] >= 5000
+    assert not quotes.flags.writeable
+
+
+def test_missing_prices_are_nan(market: Market) -> None:
+    """And stay so."""
+    values = np.full((1, 6), np.nan)
+    market.publish(quotes=[Quotes(at(0), np.array([7]), values)])
+    quote = market.reader().get_quote("AAPL")
+    assert np.isnan([quote.price, quote.open, quote.volume]).all()
+    assert quote.ts_epoch_ms == 7
+
+
+def test_a_batch_confirmed_in_the_past_is_as_old_as_it_says(make_market: MakeMarket) -> None:
+    """Its age by the boot clock is its age by the wall clock, never negative."""
+    market = make_market([AAPL])
+    clock = FixedClock()
+    market.writer._clock = clock
+    for updated_ms, age in ((clock.wall - 700, 700), (clock.wall + 9000, 0)):
+        market.writer.write_data(Batch(updated_ms, quotes=[make_quotes(at(0), 1.0)]))
+        assert clock.boot - int(market.writer.quotes()["updated_boot_ms"][0]) == age
+        assert market.writer.last_update_ms == updated_ms
+
+
+# -- what cannot be published ----------------------------------------------------------------
+
+NAN_TIME = np.array([1.5])
+BAD: dict[str, Callable[[], Batch]] = {
+    "unknown row": lambda: Batch(0, [tick(at(3), 9, 1.0)]),
+    "negative row": lambda: Batch(0, [tick(at(-1), 9, 1.0)]),
+    "row twice": lambda: Batch(0, [tick(at(1, 1), 9, 1.0)]),
+    "long slice": lambda: Batch(0, [tick(slice(0, 4), 9, 1.0)]),
+    "stepped slice": lambda: Batch(0, quotes=[make_quotes(slice(0, 3, 2), 1.0)]),
+    "open slice": lambda: Batch(0, confirmed=slice(0, None)),
+    "late": lambda: Batch(0, [tick(ALL, 0, 1.0)]),
+    "times of another length": lambda: Batch(
+        0, [Ticks("1d", ALL, np.zeros(2, np.int64), np.zeros((3, 5)))]
+    ),
+    "values of another shape": lambda: Batch(
+        0, [Ticks("1d", ALL, np.full(3, 1 << 50), np.zeros((5, 3)))]
+    ),
+    "quotes of another shape": lambda: Batch(
+        0, quotes=[Quotes(ALL, np.zeros(3, np.int64), np.zeros((3, 5)))]
+    ),
+    "quotes of an unknown row": lambda: Batch(0, quotes=[make_quotes(at(7), 1.0)]),
+    "confirmed twice": lambda: Batch(0, confirmed=at(0, 0)),
+    "removed unknown": lambda: Batch(0, removed=[5]),
+    "removed twice": lambda: Batch(0, removed=[1, 1]),
+    "history of an unknown row": lambda: Batch(0, (), [History("1d", 3, make_bars(0, 1), True)]),
+    "history of times that stand": lambda: Batch(
+        0,
+        (),
+        [History("1d", 0, Bars(np.array([5, 5]), np.zeros((5, 2))), True, replace=True)],
+    ),
+    "history of times that fall": lambda: Batch(
+        0,
+        (),
+        [History("1d", 0, Bars(np.array([6, 5]), np.zeros((5, 2))), True, replace=True)],
+    ),
+    "history of another shape": lambda: Batch(
+        0,
+        (),
+        [History("1d", 0, Bars(np.array([5, 6]), np.zeros((2, 5))), True, replace=True)],
+    ),
+    "late history": lambda: Batch(0, (), [History("1d", 0, make_bars(1, 5), True)]),
+    "history of a closed bar": lambda: Batch(0, (), [History("1d", 1, make_bars(3, 2), True)]),
+    "good, then bad": lambda: Batch(
+        0,
+        [tick(ALL, 9, 1.0), tick(ALL, 9, 1.0, "1m")],
+        [History("1d", 1, make_bars(0, 5), True, replace=True)],
+        [make_quotes(ALL, 3.0)],
+        removed=[99],
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_batch_leaves_every_byte_as_it_was(bad: str, market: Market) -> None:
+    """Checking comes before the epoch goes odd; the next batch is published as ever."""
+    market.replace_bars(0, make_bars(0, 4))
+    market.replace_bars(1, make_bars(0, 4), forming=False)
+    market.publish(ticks=[tick(ALL, 5, 1.0)])
+    before = image(market.writer)
+    with pytest.raises(BatchError):
+        market.writer.write_data(BAD[bad]())
+    assert image(market.writer) == before
+    epoch = market.writer.epoch
+    assert market.publish(ticks=[tick(ALL, 9, 2.0)]) == epoch + 2
+
+
+def test_an_unknown_interval_is_named_with_the_known_ones(market: Market) -> None:
+    """Of ticks, of histories, and where one is read."""
+    before = image(market.writer)
+    for ask in (
+        lambda: market.publish(ticks=[tick(ALL, 9, 1.0, "5m")]),
+        lambda: market.extend(0, make_bars(0, 1), interval="5m"),
+        lambda: market.writer.series("5m"),
+        lambda: market.writer.history(0, "5m"),
+        lambda: market.writer.late(tick(ALL, 9, 1.0, "5m")),
+    ):
+        with pytest.raises(UnknownIntervalError, match="unknown interval: 5m, known are 1d, 1m"):
+            ask()
+    assert image(market.writer) == before
+
+
+# -- tickers ---------------------------------------------------------------------------------
+
+LONG = "日本電気株式会社あい"  # ten characters of three bytes
+
+
+@pytest.mark.parametrize("symbol", [LONG + "ab", "x" * 32, "é" * 16, " ", "a b", "BRK-B", "^GSPC"])
+def test_symbols_of_up_to_32_bytes_of_unicode_are_kept(symbol: str, market: Market) -> None:
+    """Exactly as they were given."""
+    row = market.add(Ticker(symbol, "EUR", "Europe/Berlin"), price=4.0)
+    market.publish(ticks=[tick(row, 1, 3.0)])
+    reader = market.reader()
+    assert reader.get_quote(symbol).ticker == symbol
+    assert reader.get_quote(symbol).currency == "EUR"
+    assert str(reader.get_stock(symbol).index.tz) == "Europe/Berlin"
+    assert market.restart().row_of[symbol] == 3
+
+
+@pytest.mark.parametrize(
+    "ticker",
+    [
+        Ticker(""),
+        Ticker(LONG + "abc"),
+        Ticker("x" * 33),
+        Ticker("a\0b"),
+        Ticker("a\0"),
+        Ticker("\ud800"),
+        Ticker("X", "123456789"),
+        Ticker("X", "USD", "America/" + "x" * 48),
+        Ticker("X", "USD", "Mars/Olympus"),
+        Ticker("X", "USD", ""),
+        Ticker("X", "USD", "../etc/passwd"),
+        Ticker("X", "USD", "/etc/passwd"),
+    ],
+)
+def test_a_ticker_that_does_not_fit_is_refused_before_anything_is_written(
+    ticker: Ticker, market: Market
+) -> None:
+    """Also when the others of the call are good."""
+    before = image(market.writer)
+    with pytest.raises(BatchError):
+        market.writer.enlist([Ticker("GOOD"), ticker])
+    assert image(market.writer) == before
+    assert "GOOD" not in market.writer.row_of
+
+
+def test_a_ticker_is_seen_with_the_commit_after_it_was_enlisted(market: Market) -> None:
+    """Enlisting alone changes nothing that counts; a ticker given twice has one row."""
+    reader = market.reader()
+    rows = market.writer.enlist([IBM, Ticker("NEW"), AAPL, Ticker("NEW")])
+    assert rows.tolist() == [1, 3, 0, 3]
+    assert reader.info.ticker_count == 3
+    market.publish(quotes=[make_quotes(at(3), 9.0)])
+    assert reader.get_quote("NEW").price == 9.0
+
+
+def test_more_tickers_than_there_is_room_for_make_a_larger_segment(market: Market) -> None:
+    """At once for the readers that are attached, with history, quotes and epoch."""
+    market.replace_bars(1, make_bars(0, 20))
+    market.publish(ticks=[tick(ALL, 30, 3.0), tick(ALL, 30, 3.5, "1m")], removed=[2])
+    reader, old = market.reader(), market.writer.instance
+    frame, state = reader.get_stock("IBM"), reader.snapshot_state
+    view = reader.view("IBM")
+    rows = market.add(*(Ticker(f"T{i}") for i in range(6)), price=8.0)
+    assert rows.tolist() == list(range(3, 9))
+    assert market.writer.instance != old
+    assert market.writer.spec.max_tickers == 9
+    assert reader.get_quote("T5").price == 8.0
+    assert reader.info.instance == market.writer.instance
+    assert reader.snapshot_state.epoch == state.epoch + 4
+    assert reader.get_stock("IBM").equals(frame)
+    assert reader.list_tickers() == ["AAPL", "IBM", *(f"T{i}" for i in range(6))]
+    assert view.intact
+    assert len(view.frame) == 7
+    assert reader["IBM"]["header"]["epoch"] % 2 == 0
+    assert segment.is_locked(reader._attachment().fd.number)
+    assert market.restart(max_tickers=4).adopted
+    assert market.writer.spec.max_tickers == 9
+
+
+def test_a_removed_ticker_is_gone_and_comes_back_without_its_past(market: Market) -> None:
+    """In the same row, whether what comes back is a quote, a tick, a history, or nothing."""
+    reader = market.reader()
+    for back in (
+        {"quotes": [make_quotes(at(0), 7.0)]},
+        {"ticks": [tick(at(0), 1, 7.0), tick(at(0), 2, 8.0)]},
+        {"histories": [History("1d", 0, make_bars(1, 2, 6.0), True)]},
+        {"confirmed": ALL},
+        {},
+    ):
+        market.replace_bars(0, make_bars(0, 5))
+        market.replace_bars(0, make_bars(0, 3), interval="1m")
+        market.publish(quotes=[make_quotes(at(0), 1.0)])
+        market.publish(removed=[0])
+        assert reader.list_tickers() == ["6758.T", "IBM"]
+        for read in (reader.get_quote, reader.get_stock, reader.__getitem__):
+            with pytest.raises(KeyError):
+                read("AAPL")
+        assert market.writer.enlist([AAPL]).tolist() == [0]
+        assert "AAPL" not in reader
+        market.publish(**back)
+        assert ("AAPL" in reader) == ("quotes" in back)
+        assert len(reader.get_stock("AAPL")) == (2 if "ticks" in back or "histories" in back else 0)
+        assert len(reader.get_stock("AAPL", "1m")) == 0
+
+
+# -- faults in the middle of a commit --------------------------------------------------------
+
+
+class Fault(Exception):  # noqa: N818  nothing that anybody handles
+    """What goes wrong."""
+
+
+@pytest.mark.parametrize("place", ["catch-up", "bars", "quotes", "header", "entries"])
+def test_an_exception_in_a_commit_is_a_death_and_an_adoption(
+    place: str, market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the batch is seen, and the next one is published whole."""
+    market.replace_bars(0, make_bars(0, 5))
+    market.publish(ticks=[tick(ALL, 6, 1.0)], quotes=[make_quotes(ALL, 1.0)])
+    reader = market.reader()
+    before, state = reader.panel("close"), reader.snapshot_state
+    quotes = {ticker: quote.price for ticker, quote in reader.snapshot().quotes.items()}
+    batch = Batch(market.clock.wall_ms(), [tick(ALL, 7, 2.0)], quotes=[make_quotes(ALL, 2.0)])
+
+    with monkeypatch.context() as patched:
+        broken = Breaking(place, market.writer, patched)
+        with pytest.raises(Fault):
+            market.writer.write_data(batch)
+        broken.mend()
+
+    assert market.writer.epoch % 2 == 0
+    assert reader.snapshot_state.epoch == market.writer.epoch >= state.epoch
+    if place != "entries":  # behind the even epoch it is published
+        assert reader.panel("close").equals(before)
+        assert {t: q.price for t, q in reader.snapshot().quotes.items()} == quotes
+        market.writer.write_data(batch)
+    assert reader.get_stock("IBM")["Open"].tolist() == [1.0, 2.0]
+    assert reader.get_quote("IBM").price == 2.0
+    assert all(entries[:, table.EPOCH].max() % 2 == 0 for entries in market.writer._map.entries)
+    assert market.restart().adopted
+
+
+class Breaking:
+    """Makes one store of the next commit raise."""
+
+    def __init__(
+        self, place: str, writer: SegmentWriter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self._writer, self._map = writer, writer._map
+        if place == "catch-up":
+            monkeypatch.setattr("quoteshm.shm.writer._catch_up", self._fail)
+        elif place == "bars":
+            monkeypatch.setattr(writer, "_store_bars", self._fail)
+        elif place == "header":
+            back = writer._epoch >> 1 & 1 ^ 1
+            monkeypatch.setitem(self._map.headers, back, self)  # type: ignore[arg-type]
+        elif place == "quotes":
+            back = writer._epoch >> 1 & 1 ^ 1
+            monkeypatch.setitem(self._map.quotes, back, Deaf(self._map.quotes[back]))  # type: ignore[arg-type]
+        else:
+            monkeypatch.setattr(table, "UPDATED", "nothing")
+
+    @staticmethod
+    def _fail(*args: object) -> None:
+        raise Fault
+
+    def __getitem__(self, key: object) -> object:
+        raise Fault
+
+    def __setitem__(self, key: object, value: object) -> None:
+        raise Fault
+
+    def mend(self) -> None:
+        """Nothing more to do: the context undoes it."""
+
+
+class Deaf:
+    """An array that cannot be stored to."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __getitem__(self, key: object) -> object:
+        return self._array[key]
+
+    def __setitem__(self, key: object, value: object) -> None:
+        raise Fault
+
+
+def test_a_batch_after_a_bad_one_on_a_dying_writer_is_adopted(market: Market) -> None:
+    """A writer that died with the epoch odd leaves what it had published before."""
+    market.replace_bars(0, make_bars(0, 5))
+    reader, cells = market.reader(), market.writer._map.cells
+    frame = reader.get_stock("AAPL")
+    cells[layout.EPOCH_WORD] += 1
+    market.writer._map.quotes[market.writer._back][:] = 0xAAAA
+    market.writer._map.series[market.writer._back][0][:] = 0xAAAA
+    assert reader.get_stock("AAPL").equals(frame)
+    before = int(cells[layout.EPOCH_WORD])
+    writer = market.restart()
+    assert writer.adopted
+    assert writer.epoch == before + 3
+    assert reader.get_stock("AAPL").equals(frame)
+    market.publish(quotes=[make_quotes(at(1), 3.0)])
+    assert reader.get_quote("AAPL").price == 100.0
+    assert reader.get_quote("IBM").price == 3.0
+    assert reader.get_stock("AAPL").equals(frame)
+
+
+# -- opening ---------------------------------------------------------------------------------
+
+
+def test_a_writer_carries_on_where_the_last_one_died(market: Market) -> None:
+    """Same file, same instance, same epochs; new pid and freshness."""
+    market.replace_bars(0, make_bars(0, 5))
+    inode, instance = market.path.stat().st_ino, market.writer.instance
+    epoch, reader = market.writer.epoch, market.reader()
+    writer = market.restart(freshness_ms=5)
+    assert writer.adopted
+    assert writer.refused is None
+    assert (market.path.stat().st_ino, writer.instance, writer.epoch) == (inode, instance, epoch)
+    assert writer.tickers == (AAPL, IBM, SONY)
+    assert reader.info.freshness_ms == 5
+    assert reader.info.writer_pid == os.getpid()
+    market.publish(ticks=[tick(ALL, 9, 1.0)])
+    assert_bars(reader.get_stock("AAPL").iloc[:-1], make_bars(0, 5))
+
+
+CHANGES: dict[str, tuple[dict[str, Any], bool]] = {
+    "more tickers": ({"max_tickers": 50}, True),
+    "a larger capacity": ({"kinds": (SeriesKind("1d", 20), MINUTES)}, True),
+    "a smaller capacity": ({"kinds": (SeriesKind("1d", 3), MINUTES)}, True),
+    "capacity one": ({"kinds": (SeriesKind("1d", 1), MINUTES)}, True),
+    "another order": ({"kinds": (MINUTES, DAILY)}, True),
+    "a kind more": ({"kinds": (DAILY, MINUTES, SeriesKind("1h", 5))}, True),
+    "another kind": ({"kinds": (SeriesKind("1h", 5), DAILY)}, True),
+    "another source": ({"source": "yahoo"}, False),
+    "another adjustment": ({"adjustment": "splits"}, False),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_segment_that_does_not_fit_is_replaced(change: str, market: Market) -> None:
+    """History is kept where it is of the same source; readers follow, and no epoch goes back."""
+    changes, kept = CHANGES[change]
+    market.replace_bars(0, make_bars(0, 7))
+    market.replace_bars(0, make_bars(0, 2))
+    market.extend(0, make_bars(1, 8))
+    market.replace_bars(1, make_bars(0, 5), forming=False)
+    market.publish(ticks=[tick(ALL, 40, 3.0, "1m")], removed=[2])
+    reader, old = market.reader(), market.writer
+    before = {name: reader.get_stock(name) for name in ("AAPL", "IBM")}
+    state, last = reader.snapshot_state, old.last_update_ms
+    writer = market.restart(**changes)
+    assert writer.adopted == kept
+    assert old._map.superblock["state"] == layout.CLOSED
+    assert reader.info.instance == writer.instance != old.instance
+    assert reader.snapshot_state.epoch == writer.epoch == state.epoch + 2
+    assert writer.spec == market.spec
+    if not kept:
+        assert reader.list_tickers() == []
+        assert writer.tickers == ()
+        assert writer.enlist([IBM]).tolist() == [0]
+        return
+    assert reader.list_tickers() == ["AAPL", "IBM"]
+    assert writer.last_update_ms == last
+    capacity = {kind.interval: kind.capacity for kind in market.spec.kinds}
+    for name, frame in before.items():
+        assert reader.get_stock(name, "1d").equals(frame.iloc[-capacity["1d"] :])
+    assert len(reader.get_stock("AAPL", market.spec.kinds[0].interval)) <= 8
+    if "1m" in capacity:
+        assert reader.get_stock("IBM", "1m")["Open"].tolist() == [3.0]
+    writer.write_data(Batch(0, [tick(at(0), 60, 6.0)]))
+    assert reader.get_stock("AAPL", "1d")["Open"].iloc[-1] == 6.0
+    again = market.restart()
+    assert again.adopted
+    assert again.refused is None
+
+
+def test_a_segment_left_on_purpose_is_adopted(market: Market) -> None:
+    """`close(unlink=False)` leaves it closed; its readers keep the last values, then go on."""
+    market.publish(ticks=[tick(ALL, 0, 1.0)])
+    reader = market.reader()
+    market.writer.close(unlink=False)
+    assert market.path.exists()
+    assert reader.writer_status() == "closed"
+    assert reader.get_quote("AAPL").price == 100.0
+    assert market.reader().get_quote("AAPL").price == 100.0
+    market.writer = SegmentWriter.open(market.spec, market.clock)
+    assert market.writer.adopted
+    assert reader.writer_status() == "live"
+    market.publish(quotes=[make_quotes(at(0), 4.0)])
+    assert reader.get_quote("AAPL").price == 4.0
+
+
+def test_closing_takes_the_name_away_and_only_its_own(market: Market) -> None:
+    """A file that somebody has put in its place stays."""
+    other = market.path.with_name("other")
+    other.write_text("precious")
+    other.rename(market.path)
+    market.writer.close()
+    assert market.path.read_text() == "precious"
+
+
+def test_a_closed_writer_writes_nothing_and_closes_again(make_market: MakeMarket) -> None:
+    """By then the segment may be another writer's."""
+    first = make_market([AAPL])
+    first.writer.close(unlink=False)
+    second = make_market()
+    before = image(second.writer)
+    first.writer.close()
+    for late in (
+        lambda: first.publish(quotes=[make_quotes(at(0), 1.0)]),
+        lambda: first.writer.enlist([IBM]),
+        first.writer.heartbeat,
+    ):
+        with pytest.raises(SegmentError, match="this writer is closed"):
+            late()
+    assert image(second.writer) == before
+    assert second.reader().writer_status() == "live"
+
+
+def test_closing_twice_is_harmless(market: Market) -> None:
+    """With or without the file."""
+    market.writer.close()
+    market.writer.close()
+    assert not market.path.exists()
+
+
+# -- anonymous memory ------------------------------------------------------------------------
+
+
+def test_an_anonymous_writer_does_what_the_other_does(make_market: MakeMarket) -> None:
+    """Word for word, but for its identity."""
+    market = make_market()
+    clock = FixedClock()
+    market.writer._clock = clock
+    other = SegmentWriter.anonymous(market.spec, clock)
+    assert other.path is None
+    assert other.size == market.writer.size
+    for writer in (market.writer, other):
+        writer.enlist([AAPL, IBM, SONY])
+        writer.write_data(
+            Batch(
+                5,
+                [tick(ALL, 90, 1.0)],
+                [History("1m", 1, make_bars(0, 9, step_ms=60_000), True, replace=True)],
+                [make_quotes(ALL, 3.0)],
+            )
+        )
+        for number in range(91, 190):
+            writer.write_data(Batch(number, [tick(ALL, number, 1.0)]))
+        writer.write_data(Batch(200, removed=[1]))
+        writer.enlist([Ticker(f"T{i}", "USD", NEW_YORK) for i in range(5)])
+        writer.write_data(Batch(201, quotes=[make_quotes(at(6), 3.0)]))
+        writer.heartbeat()
+    assert other.epoch == market.writer.epoch
+    assert other.tickers == market.writer.tickers
+    buffer = other.epoch >> 1 & 1
+    for mine, its in (
+        (other._map.quotes[buffer], market.writer._map.quotes[buffer]),
+        (other._map.series[buffer][0], market.writer._map.series[buffer][0]),
+        (other._map.entries[0], market.writer._map.entries[0]),
+        (other._map.headers[buffer], market.writer._map.headers[buffer]),
+    ):
+        quiet = mine.copy()
+        assert quiet.tobytes().count(b"\0") < quiet.nbytes
+    for interval in ("1d", "1m"):
+        for row in range(3):
+            assert_bars(other.history(row, interval)[0], market.writer.history(row, interval)[0])
+    other.close()
+    other.close()
+
+
+def test_the_specification_of_a_segment_is_what_it_was_given(tmp_path: Any) -> None:
+    """And a copy of it can be changed."""
+    spec = spec_in(tmp_path)
+    assert replace(spec, name="x").path == tmp_path / "x"
+
+
+def test_a_heartbeat_is_stamped_by_both_clocks(market: Market) -> None:
+    """So that readers can tell a hung writer from a live one."""
+    market.clock.shift_ms = 123_456
+    market.writer.heartbeat()
+    block = market.writer._map.superblock
+    assert 0 <= market.clock.boot_ms() - int(block["heartbeat_boot_ms"]) < 60_000
+    assert 0 <= market.clock.wall_ms() - int(block["heartbeat_ms"]) < 60_000
+
+
+def test_entries_say_what_people_and_classic_readers_look_for(market: Market) -> None:
+    """Version, pid, and an even epoch that goes up with each commit that changes the entry."""
+    market.publish(ticks=[tick(at(0), 0, 1.0)])
+    market.publish(ticks=[tick(ALL, 0, 1.0)])
+    entries = market.writer._map.entries[0].view(layout.ENTRY)[:, 0]
+    assert entries["version"].tolist() == [layout.LAYOUT_VERSION] * 4
+    assert entries["writer_pid"].tolist() == [os.getpid()] * 4
+    assert entries["epoch"].tolist() == [4, 2, 2, 0]
+    assert isinstance(market.reader(), StockDataReader)
