@@ -430,8 +430,9 @@ class Film:
         self.writer.close(unlink=False)
         self._show(words, position)
 
-    def explore(self, read: Read, name: str = "A", limit: int = 100_000) -> int:
-        """Read twice at every interleaving; give how many there were."""
+    def explore(self, read: Read, *, times: int = 2, limit: int = 100_000) -> int:
+        """Read ticker A so many times at every interleaving; give how many there were."""
+        name = "A"
         expected = [EXPECTED[read](state, name) for state in self.states]
         real = Attachment(self.spec.path)
         words = self.writer._map.words
@@ -442,7 +443,7 @@ class Film:
                 script = todo.pop()
                 words[:] = self.image
                 schedule = Schedule(words, self.stores, script)
-                self._check_run(read, name, expected, real, schedule)
+                self._check_run(lambda reader: read(reader, name), times, expected, real, schedule)
                 todo += schedule.branches()
                 runs += 1
                 assert runs < limit, "too many interleavings"
@@ -452,25 +453,25 @@ class Film:
 
     def _check_run(
         self,
-        read: Read,
-        name: str,
+        read: Callable[[StockDataReader], Any],
+        times: int,
         expected: list[Any],
         real: Attachment,
         schedule: Schedule,
     ) -> None:
-        """Read twice by one schedule: whole, of its time, and never back in time."""
+        """Read by one schedule: whole, of its time, and never back in time."""
         reader = StockDataReader(shm_name=self.spec.name, shm_dir=self.spec.directory)
         attached = reader._attachment()
         attached.learn(self._counted())
         step(attached, real, schedule)
         oldest = 0
-        for _ in range(2):
+        for _ in range(times):
             turn = len(schedule.loads)
-            seen = read(reader, name)
+            seen = read(reader)
             begun = self.published_at(schedule.loads[turn][0])
             ended = min(self.published_at(schedule.position), len(expected) - 1)
             of = [i for i in range(ended + 1) if expected[i] == seen]
-            where = f"{read.__name__}: {seen}, of {expected}, by {schedule.script}"
+            where = f"{seen}, of {expected}, by {schedule.script}"
             assert of, f"torn or mixed: {where}"
             assert max(of) >= begun, f"old: {where}"
             assert max(of) >= oldest, f"back in time: {where}"
