@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 
 PIP_INSTALL = -m pip --disable-pip-version-check --quiet install
 
-.PHONY: run test test-oldest lint clean
+.PHONY: run test test-oldest lint bench soak clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/twistd -n --pidfile= quoteshm --port $(PORT) --synthetic
@@ -27,6 +27,14 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/python -m ruff check
 	$(VENV)/bin/python -m ruff format --check
 	$(VENV)/bin/python -m mypy
+
+# Medians next to LMDB and the machine's own limits: the table in README.md.
+bench: $(VENV)/.dev
+	$(VENV)/bin/python bench/core.py
+
+# A minute of reading in every way, while a daemon publishes 100 batches a second and is killed.
+soak: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.processes.soak
 
 clean:
 	rm -rf $(VENV) $(VENV_OLDEST) .cache dist build _trial_temp* .pytest_cache .mypy_cache \

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,19 @@ def their_quote(symbol: str, bar: list[float], time_ms: int) -> bytes:
     """Encode a quote as the value of a key."""
     opened, high, low, close, volume = bar
     quote = Quote(
-        symbol, close, opened, high, low, close, volume, "USD", time_ms, time_ms, False, "bench"
-    )  # fmt: skip
+        ticker=symbol,
+        price=close,
+        open=opened,
+        high=high,
+        low=low,
+        prev_close=close,
+        volume=volume,
+        currency="USD",
+        ts_epoch_ms=time_ms,
+        updated_ms=time_ms,
+        stale=False,
+        source="bench",
+    )
     return msgspec.msgpack.encode(quote)
 
 
@@ -135,7 +147,7 @@ def publish_theirs(
             transaction.put(b"bar:" + symbol.encode(), np.array(bar).tobytes())
 
 
-def write(folder: str, size: Size, ready: Any, stop: Any) -> None:
+def write(folder: str, size: Size, ready: Event, stop: Event) -> None:
     """Be the writer process of both: publish, then tick ten times a second until told to stop."""
     symbols, times, ohlcv = market(size)
     writer = our_writer(folder, size)
@@ -165,11 +177,11 @@ def reads(folder: str, size: Size) -> list[Row]:
 
     def their_get() -> Quote:
         with store.begin(buffers=True) as transaction:
-            return decoder.decode(transaction.get(key))
+            return decoder.decode(transaction.get(key, b""))
 
     def their_history() -> pd.DataFrame:
         with store.begin(buffers=True) as transaction:
-            raw = np.frombuffer(transaction.get(b"bars:" + key), np.int64).copy()
+            raw = np.frombuffer(transaction.get(b"bars:" + key, b""), np.int64).copy()
         values = raw[size.bars :].view(np.float64).reshape(5, size.bars)
         return to_frame(Bars(raw[: size.bars], values), "1d", "UTC")
 

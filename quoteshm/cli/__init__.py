@@ -7,6 +7,7 @@ the output has gone.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ NO_READER: Final = 141  # and SIGPIPE
 
 def main(args: Sequence[str] | None = None, prog_name: str = "quoteshm") -> NoReturn:
     """Run the command and exit with its status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As on standard error: what an old locale cannot show is spelled out, and no exception.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(args, prog_name))
 
 

@@ -147,7 +147,9 @@ def list_(forced: str | None, host: str, port: int, timeout_s: float) -> None:
             from rich.text import Text  # noqa: PLC0415 (the same)
 
             texts = [Text(output.printable(ticker)) for ticker in tickers]
-            output.console().print(Columns(texts, padding=(0, 3), column_first=True, equal=True))
+            if texts:
+                columns = Columns(texts, padding=(0, 3), column_first=True, equal=True)
+                output.console().print(columns)
 
 
 @cli.command

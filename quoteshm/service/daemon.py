@@ -30,6 +30,7 @@ from twisted.logger import (
 )
 from twisted.python import logfile, usage
 from twisted.python.components import Componentized
+from twisted.python.failure import Failure
 
 from quoteshm.clock import Clock, SystemClock
 from quoteshm.errors import QuoteShmError, SettingsError
@@ -140,16 +141,22 @@ class Listener(Service):
             # What a plugin of Twisted's raises for a description that it cannot read.
             expected = f"a Twisted endpoint ({error})"
             raise SettingsError("--endpoint", self._description, expected) from error
-        problems: list[BaseException] = []
-        listening.addCallbacks(self._opened, lambda failure: problems.append(failure.value))
+        problems: list[Failure] = []
+        listening.addCallbacks(self._opened, problems.append)
         if problems:
-            raise problems[0]
+            problems[0].raiseException()
+        # An endpoint of a plugin may take its time; what it ends with is told at least.
+        listening.addCallback(lambda _: self._log_problems(problems))
 
     def _opened(self, port: Any) -> None:  # noqa: ANN401 (an interface, to no type checker)
         self._port = port
         address = port.getHost()
         where = getattr(address, "name", None) or f"{address.host}:{address.port}"
         self.log.info("listening on {where}", where=where)
+
+    def _log_problems(self, problems: list[Failure]) -> None:
+        for problem in problems:
+            self.log.failure("not listening at {endpoint}", problem, endpoint=self._description)
 
     async def _stop(self) -> None:
         if self._port is not None:

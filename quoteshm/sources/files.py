@@ -39,7 +39,7 @@ from quoteshm.model import FIELDS, INTERVALS, Bars, Ticker
 from quoteshm.sources.base import Failure, Reason, Series, TickerBars, Unchanged
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from twisted.internet.interfaces import IReactorThreads
@@ -363,31 +363,40 @@ def _epoch_ms(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _read_csv(name: str, data: bytes, is_stopped: Callable[[], bool]) -> tuple[Bars, str]:
     """Read a CSV file: a header, then one bar a line."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        found = data[error.start : error.end].hex(" ")
-        message = f"{name}, line {line}: found the bytes {found}, expected UTF-8"
-        raise _BadFileError(message) from error
-    table = _Table(name, text)
+    # Decoded as it is read: all of a large text at once would keep other threads waiting.
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
     parts = []
-    for cells, lines in table.chunks():
-        if is_stopped():
-            raise _StoppedError
-        parts.append(table.bars(cells, lines))
+    try:
+        table = _Table(name, text)
+        for cells, lines in table.chunks():
+            if is_stopped():
+                raise _StoppedError
+            parts.append(table.bars(cells, lines))
+    except UnicodeDecodeError:
+        raise _bad_text(name, data) from None
     if not parts:
         return Bars.empty(), "UTC"
     time = np.concatenate([part.time for part in parts])
     return Bars(time, np.concatenate([part.ohlcv for part in parts], axis=1)), "UTC"
 
 
+def _bad_text(name: str, data: bytes) -> _BadFileError:
+    """Say where a text is not UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        found = data[error.start : error.end].hex(" ")
+        return _BadFileError(f"{name}, line {line}: found the bytes {found}, expected UTF-8")
+    return _BadFileError(f"{name}: expected UTF-8")
+
+
 class _Table:
     """The lines of a CSV file, some thousands at a time."""
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, name: str, text: Iterable[str]) -> None:
         self._name = name
-        self._reader = csv.reader(io.StringIO(text, newline=""))
+        self._reader = csv.reader(text)
         self._header: list[str] = []
         try:
             self._header = next((row for row in self._reader if row), [])

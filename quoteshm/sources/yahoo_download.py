@@ -34,18 +34,6 @@ if TYPE_CHECKING:
 _COLUMNS: Final = [name.capitalize() for name in FIELDS]
 _PRICES: Final = 4  # the columns before the volume
 
-#: What is read of the vendor's metadata.
-_META: Final = (
-    "currency",
-    "currentTradingPeriod",
-    "exchangeTimezoneName",
-    "regularMarketDayHigh",
-    "regularMarketDayLow",
-    "regularMarketPrice",
-    "regularMarketTime",
-    "regularMarketVolume",
-)
-
 _NOT_FOUND: Final = 404
 _TOO_MANY: Final = 429
 _SERVER_ERRORS: Final = 500
@@ -60,8 +48,8 @@ class YahooSession(Session[Any]):
         Once set, from whatever thread, every further request raises `StoppedError`.
     count : int
         Requests so far.
-    chart_status : int or None
-        HTTP status of the last answer about bars.
+    chart : curl_cffi.requests.Response or None
+        The last answer about bars, None while there is none.
 
     """
 
@@ -70,7 +58,20 @@ class YahooSession(Session[Any]):
         self.timeout_s = timeout_s
         self.stopped = False
         self.count = 0
-        self.chart_status: int | None = None
+        self.chart: Any = None
+
+    @property
+    def chart_status(self) -> int | None:
+        """HTTP status of the last answer about bars."""
+        return None if self.chart is None else int(self.chart.status_code)
+
+    def chart_meta(self) -> dict[str, Any]:
+        """Give what the last answer says about the ticker, as the vendor wrote it.
+
+        That of yfinance has been worked over, and costs a request in some versions.
+        """
+        meta: dict[str, Any] = self.chart.json()["chart"]["result"][0]["meta"]
+        return meta
 
     def request(self, method: Any, url: str, **options: Any) -> Any:  # type: ignore[override]  # noqa: ANN401 - curl_cffi's
         """Send a request, as `curl_cffi.requests.Session.request` does."""
@@ -78,14 +79,14 @@ class YahooSession(Session[Any]):
             raise StoppedError
         is_chart = "/finance/chart/" in url
         if is_chart:
-            self.chart_status = None
+            self.chart = None
         self.count += 1
         asked = options.get("timeout")
         allowed = self.timeout_s
         options["timeout"] = min(asked, allowed) if isinstance(asked, int | float) else allowed
         response = super().request(method, url, **options)
         if is_chart:
-            self.chart_status = response.status_code
+            self.chart = response
         if self.stopped:
             raise StoppedError
         return response
@@ -190,9 +191,7 @@ class Downloader:
         )
         if frame.empty:
             raise NoBarsError
-        # A copy: yfinance's own changes with the next request.
-        told = ticker.history_metadata
-        meta = {name: told.get(name) for name in _META}
+        meta = self._session.chart_meta()
         zone = str(meta.get("exchangeTimezoneName") or "UTC")
         index = frame.index
         if index.tz is None:
@@ -249,11 +248,9 @@ def _is_intraday(interval: str) -> bool:
     return INTERVALS[interval] < INTERVALS["1d"]
 
 
-def _ms(moment: Any) -> int | None:  # noqa: ANN401 - seconds, or a Timestamp if yfinance made one
+def _ms(moment_s: object) -> int | None:
     """Give a moment of the vendor's metadata in milliseconds."""
-    if isinstance(moment, pd.Timestamp):
-        return int(moment.timestamp() * 1000)
-    return int(moment) * 1000 if isinstance(moment, int | float) else None
+    return int(moment_s) * 1000 if isinstance(moment_s, int | float) else None
 
 
 def _regular_end_ms(meta: Mapping[str, Any]) -> int | None:

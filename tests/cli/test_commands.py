@@ -336,7 +336,7 @@ class TestErrors:
     def test_the_environment_names_the_server(
         self, run: Command, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A flag counts before it; a bad one is wrong usage that names the variable."""
+        """A flag counts before it; a bad value is wrong usage."""
         asked: list[tuple[str, int, float]] = []
 
         def connect(host: str, port: int, timeout_s: float) -> Any:
@@ -353,7 +353,8 @@ class TestErrors:
 
         assert asked == [("example.test", 9001, 5.0), ("::1", 9002, 2.0)]
         assert bad.status == 2
-        assert "QUOTESHM_PORT" in bad.err
+        assert "--port" in bad.err
+        assert "'abc'" in bad.err
 
     def test_ctrl_c_is_quiet(self, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         """Status 130, and not a word."""

@@ -55,7 +55,7 @@ def drawn(columns: list[Column], width: int = 200) -> list[str]:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
     with console.capture() as capture:
         console.print(output.make_table(columns))
-    return capture.get().splitlines()
+    return [line.rstrip() for line in capture.get().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_decimal_points_of_a_column_are_in_line() -> None:
 
     lines = drawn([column])[1:]
 
-    assert [line.rstrip() for line in lines] == ["1,234.50", "    0.01234", "     -", "    0.00"]
+    assert lines == ["1,234.50", "    0.01234", "     -", "    0.00"]
 
 
 def test_a_change_has_the_decimals_of_its_price() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ class Case(unittest.TestCase):
 
     def setUp(self) -> None:
         """Make a folder for the segment."""
-        self.folder = Path(self.mktemp())
-        self.folder.mkdir(parents=True)
+        # Not trial's `mktemp`: under pytest that is a folder of the checkout.
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
         self.reactor: Any = MemoryReactorClock()
         self.clock = FakeClock()
         self.settings = Settings(
@@ -164,6 +167,21 @@ class TestDaemon(Case):
             with pytest.raises(NotStartedError):
                 one.startService()
             assert self.segment.exists() == there_before
+
+    def test_an_endpoint_that_fails_late_is_told(self) -> None:
+        """A plugin's may take its time; the daemon serves at the others meanwhile."""
+        late: defer.Deferred[None] = defer.Deferred()
+
+        class Endpoint:
+            def listen(self, _factory: object) -> defer.Deferred[None]:
+                return late
+
+        self.patch(daemon, "serverFromString", lambda *_: Endpoint())
+        one = self.make(shm=False)
+        one.startService()
+        late.errback(CannotListenError("there", 7, "too late"))
+        assert len(self.flushLoggedErrors(CannotListenError)) == 1
+        self.successResultOf(one.stopService())
 
     def test_the_room_and_the_freshness_reach_the_segment(self) -> None:
         """As settings say."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from quoteshm.clock import SystemClock
@@ -219,3 +220,9 @@ def assert_bars(found: Any, expected: Bars) -> None:
         time, ohlcv = found.index.as_unit("ms").asi8, found.to_numpy().T
     assert time.tolist() == expected.time.tolist()
     assert np.array_equal(ohlcv, expected.ohlcv, equal_nan=True)
+
+
+def zoned(frame: pd.DataFrame) -> pd.DatetimeIndex:
+    """Give a frame's index, which is one of times."""
+    assert isinstance(frame.index, pd.DatetimeIndex)
+    return frame.index

@@ -34,6 +34,7 @@ from tests.shm.helpers import (
     make_quotes,
     spec_in,
     tick,
+    zoned,
 )
 
 ALL = slice(0, 3)
@@ -104,7 +105,7 @@ def test_the_newest_bars_are_kept_while_blocks_fill_many_times(
         market.publish(ticks=[tick(rows, number, float(number))])
         wanted = [float(n) for n in range(max(0, number - capacity + 1), number + 1)]
         assert reader.get_stock("IBM")["Open"].tolist() == wanted
-        assert reader.panel("open")["6758.T"].tolist() == wanted
+        assert reader.panel("open")["6758.T"].dropna().tolist() == wanted
     rewrites = market.writer.series("1d")["rewrites"]
     assert (rewrites == 0 if capacity == 1 else rewrites >= 2).all()
 
@@ -185,8 +186,12 @@ def test_an_empty_extension_changes_no_bar(market: Market) -> None:
 
 def test_restatements_are_counted_and_kept(market: Market) -> None:
     """Also by extensions that follow, and through a replacement of the segment."""
-    market.publish(histories=[History("1d", 0, make_bars(0, 3), True, replace=True, restated=2)])
-    market.publish(histories=[History("1d", 0, make_bars(0, 3), True, replace=True, restated=1)])
+    market.publish(
+        histories=[History("1d", 0, make_bars(0, 3), forming=True, replace=True, restated=2)]
+    )
+    market.publish(
+        histories=[History("1d", 0, make_bars(0, 3), forming=True, replace=True, restated=1)]
+    )
     market.publish(ticks=[tick(at(0), 9, 1.0)])
     market.add(*(Ticker(f"T{i}") for i in range(9)))
     assert market.writer.series("1d")["restatements"][0] == 3
@@ -265,28 +270,32 @@ BAD: dict[str, Callable[[], Batch]] = {
     "confirmed twice": lambda: Batch(0, confirmed=at(0, 0)),
     "removed unknown": lambda: Batch(0, removed=[5]),
     "removed twice": lambda: Batch(0, removed=[1, 1]),
-    "history of an unknown row": lambda: Batch(0, (), [History("1d", 3, make_bars(0, 1), True)]),
+    "history of an unknown row": lambda: Batch(
+        0, (), [History("1d", 3, make_bars(0, 1), forming=True)]
+    ),
     "history of times that stand": lambda: Batch(
         0,
         (),
-        [History("1d", 0, Bars(np.array([5, 5]), np.zeros((5, 2))), True, replace=True)],
+        [History("1d", 0, Bars(np.array([5, 5]), np.zeros((5, 2))), forming=True, replace=True)],
     ),
     "history of times that fall": lambda: Batch(
         0,
         (),
-        [History("1d", 0, Bars(np.array([6, 5]), np.zeros((5, 2))), True, replace=True)],
+        [History("1d", 0, Bars(np.array([6, 5]), np.zeros((5, 2))), forming=True, replace=True)],
     ),
     "history of another shape": lambda: Batch(
         0,
         (),
-        [History("1d", 0, Bars(np.array([5, 6]), np.zeros((2, 5))), True, replace=True)],
+        [History("1d", 0, Bars(np.array([5, 6]), np.zeros((2, 5))), forming=True, replace=True)],
     ),
-    "late history": lambda: Batch(0, (), [History("1d", 0, make_bars(1, 5), True)]),
-    "history of a closed bar": lambda: Batch(0, (), [History("1d", 1, make_bars(3, 2), True)]),
+    "late history": lambda: Batch(0, (), [History("1d", 0, make_bars(1, 5), forming=True)]),
+    "history of a closed bar": lambda: Batch(
+        0, (), [History("1d", 1, make_bars(3, 2), forming=True)]
+    ),
     "good, then bad": lambda: Batch(
         0,
         [tick(ALL, 9, 1.0), tick(ALL, 9, 1.0, "1m")],
-        [History("1d", 1, make_bars(0, 5), True, replace=True)],
+        [History("1d", 1, make_bars(0, 5), forming=True, replace=True)],
         [make_quotes(ALL, 3.0)],
         removed=[99],
     ),
@@ -335,7 +344,7 @@ def test_symbols_of_up_to_32_bytes_of_unicode_are_kept(symbol: str, market: Mark
     reader = market.reader()
     assert reader.get_quote(symbol).ticker == symbol
     assert reader.get_quote(symbol).currency == "EUR"
-    assert str(reader.get_stock(symbol).index.tz) == "Europe/Berlin"
+    assert str(zoned(reader.get_stock(symbol)).tz) == "Europe/Berlin"
     assert market.restart().row_of[symbol] == 3
 
 
@@ -407,7 +416,7 @@ def test_a_removed_ticker_is_gone_and_comes_back_without_its_past(market: Market
     for back in (
         {"quotes": [make_quotes(at(0), 7.0)]},
         {"ticks": [tick(at(0), 1, 7.0), tick(at(0), 2, 8.0)]},
-        {"histories": [History("1d", 0, make_bars(1, 2, 6.0), True)]},
+        {"histories": [History("1d", 0, make_bars(1, 2, 6.0), forming=True)]},
         {"confirmed": ALL},
         {},
     ):
@@ -434,7 +443,7 @@ class Fault(Exception):  # noqa: N818  nothing that anybody handles
     """What goes wrong."""
 
 
-@pytest.mark.parametrize("place", ["catch-up", "bars", "quotes", "header", "entries"])
+@pytest.mark.parametrize("place", ["catch-up", "bars", "quotes", "headers", "entries"])
 def test_an_exception_in_a_commit_is_a_death_and_an_adoption(
     place: str, market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,10 +456,9 @@ def test_an_exception_in_a_commit_is_a_death_and_an_adoption(
     batch = Batch(market.clock.wall_ms(), [tick(ALL, 7, 2.0)], quotes=[make_quotes(ALL, 2.0)])
 
     with monkeypatch.context() as patched:
-        broken = Breaking(place, market.writer, patched)
-        with pytest.raises(Fault):
+        break_at(place, market.writer, patched)
+        with pytest.raises((Fault, IndexError)):
             market.writer.write_data(batch)
-        broken.mend()
 
     assert market.writer.epoch % 2 == 0
     assert reader.snapshot_state.epoch == market.writer.epoch >= state.epoch
@@ -464,38 +472,23 @@ def test_an_exception_in_a_commit_is_a_death_and_an_adoption(
     assert market.restart().adopted
 
 
-class Breaking:
-    """Makes one store of the next commit raise."""
+def break_at(place: str, writer: SegmentWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make one store of the next commit raise."""
 
-    def __init__(
-        self, place: str, writer: SegmentWriter, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        self._writer, self._map = writer, writer._map
-        if place == "catch-up":
-            monkeypatch.setattr("quoteshm.shm.writer._catch_up", self._fail)
-        elif place == "bars":
-            monkeypatch.setattr(writer, "_store_bars", self._fail)
-        elif place == "header":
-            back = writer._epoch >> 1 & 1 ^ 1
-            monkeypatch.setitem(self._map.headers, back, self)  # type: ignore[arg-type]
-        elif place == "quotes":
-            back = writer._epoch >> 1 & 1 ^ 1
-            monkeypatch.setitem(self._map.quotes, back, Deaf(self._map.quotes[back]))  # type: ignore[arg-type]
-        else:
-            monkeypatch.setattr(table, "UPDATED", "nothing")
-
-    @staticmethod
-    def _fail(*args: object) -> None:
+    def fail(*args: object) -> None:
         raise Fault
 
-    def __getitem__(self, key: object) -> object:
-        raise Fault
-
-    def __setitem__(self, key: object, value: object) -> None:
-        raise Fault
-
-    def mend(self) -> None:
-        """Nothing more to do: the context undoes it."""
+    mapped, back = writer._map, writer._back
+    if place == "catch-up":
+        monkeypatch.setattr("quoteshm.shm.writer._catch_up", fail)
+    elif place == "bars":
+        monkeypatch.setattr(writer, "_store_bars", fail)
+    elif place == "entries":
+        monkeypatch.setattr(table, "UPDATED", "no column")
+    else:
+        tables = list(getattr(mapped, place))
+        tables[back] = Deaf(tables[back])
+        monkeypatch.setattr(mapped, place, tables)
 
 
 class Deaf:
@@ -668,7 +661,7 @@ def test_an_anonymous_writer_does_what_the_other_does(make_market: MakeMarket) -
             Batch(
                 5,
                 [tick(ALL, 90, 1.0)],
-                [History("1m", 1, make_bars(0, 9, step_ms=60_000), True, replace=True)],
+                [History("1m", 1, make_bars(0, 9, step_ms=60_000), forming=True, replace=True)],
                 [make_quotes(ALL, 3.0)],
             )
         )
@@ -687,8 +680,8 @@ def test_an_anonymous_writer_does_what_the_other_does(make_market: MakeMarket) -
         (other._map.entries[0], market.writer._map.entries[0]),
         (other._map.headers[buffer], market.writer._map.headers[buffer]),
     ):
-        quiet = mine.copy()
-        assert quiet.tobytes().count(b"\0") < quiet.nbytes
+        assert mine.any()
+        assert np.array_equal(mine, its)
     for interval in ("1d", "1m"):
         for row in range(3):
             assert_bars(other.history(row, interval)[0], market.writer.history(row, interval)[0])
