@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from quoteshm.errors import BatchError, SegmentError
 from quoteshm.market.bars import Flaw, Merge, Problem, merge, sound, validate
-from quoteshm.model import DAY_MS, INTERVALS, Bars, SeriesKind, Ticker
+from quoteshm.model import DAY_MS, FIELDS, INTERVALS, Bars, SeriesKind, Ticker
 from quoteshm.shm import layout
 from quoteshm.shm.batch import Batch, History, Quotes, Ticks
 from quoteshm.sources.base import Known, TickerBars, TickerTicks, Unchanged
@@ -132,7 +132,8 @@ class Publisher:
             return None
         state = self.writer.series(interval)[row]
         if int(state["flags"]) & layout.HAS_FORMING:
-            return Known(int(state["time"]), float(state["close"]), forming=True)
+            values = tuple(float(state[name]) for name in FIELDS)
+            return Known(int(state["time"]), float(state["close"]), forming=True, values=values)
         if not int(state["count"]):
             return None
         bars, _ = self.writer.history(row, interval)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 #: Answers of one commit: so many, or so many bars, keep the reactor for some milliseconds.
 GROUP_ANSWERS: Final = 64
-GROUP_BARS: Final = 40_000
+GROUP_BARS: Final = 60_000
 #: What a slow source has answered is not held back for longer.
 HOLD_S: Final = 0.25
 

@@ -48,7 +48,7 @@ def folder() -> Iterator[Path]:
 def test_it_serves_and_takes_its_segment_away(folder: Path, command: tuple[str, ...]) -> None:
     """From start to SIGTERM, as a plugin of twistd and as the command."""
     with daemon(folder, "--synthetic", command=command) as running:
-        running.wait_for(r"epoch 2: 20 tickers")
+        running.wait_for(r"epoch \d+: 20 tickers")
         shm = running.ask("get_shm_name")["data"]
         quote = running.ask("get_quote", ticker="AAPL")["data"]
         info = running.ask("get_info")["data"]
@@ -68,7 +68,7 @@ def test_it_serves_and_takes_its_segment_away(folder: Path, command: tuple[str, 
 def test_a_signal_from_the_keyboard_stops_it_as_well(folder: Path) -> None:
     """SIGINT, in the foreground."""
     with daemon(folder, "--synthetic", command=SERVE) as running:
-        running.wait_for("epoch 2:")
+        running.wait_for(r"epoch \d+: 20 tickers")
         assert running.stop(signal.SIGINT) in (0, 130, -signal.SIGINT)
 
     assert not running.segment.exists()
@@ -80,7 +80,7 @@ def test_a_second_writer_is_refused_and_told_whose_it_is(
 ) -> None:
     """It names the first one's pid; the first one does not notice."""
     with daemon(folder, "--synthetic") as first:
-        first.wait_for("epoch 2:")
+        first.wait_for(r"epoch \d+: 20 tickers")
         where = ("-p", "0", "--shm-name", first.name, "--shm-dir", str(folder))
 
         status, said = refused(folder, *where, "--synthetic", command=command)
@@ -152,7 +152,7 @@ def test_every_endpoint_is_listened_at(folder: Path) -> None:
     """A port and a path."""
     path = folder / "q.sock"
     with daemon(folder, "--synthetic", "--endpoint", f"unix:{path}:mode=600") as running:
-        running.wait_for("epoch 2:")
+        running.wait_for(r"epoch \d+: 20 tickers")
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(path))
             connection.sendall(b'{"v":1,"id":"a","type":"ping"}\n')
@@ -165,7 +165,7 @@ def test_a_kept_segment_is_adopted_by_the_next_daemon(folder: Path) -> None:
     name = unique_name()
     argv = ("--synthetic", "--keep-segment", "--max-tickers", "64")
     with daemon(folder, *argv, "--tickers", "AAPL,MSFT", name=name) as first:
-        first.wait_for("epoch 2:")
+        first.wait_for(r"epoch \d+: 20 tickers")
         instance = first.ask("get_shm_name")["data"]["instance"]
         assert first.stop() in ENDED
 
@@ -203,7 +203,7 @@ def test_a_killed_daemons_segment_is_adopted(folder: Path) -> None:
 def test_without_shared_memory_it_serves_all_the_same(folder: Path) -> None:
     """No file, and a reason for whoever asks for one."""
     with daemon(folder, "--synthetic", "--no-shm") as running:
-        running.wait_for("epoch 2:")
+        running.wait_for(r"epoch \d+: 20 tickers")
         assert running.ask("get_shm_name")["error"]["code"] == "NOT_FOUND"
         assert len(running.ask("get_quotes")["data"]["quotes"]) == 20
         assert not running.segment.exists()
@@ -235,7 +235,7 @@ def test_the_environment_and_a_file_configure_it(folder: Path) -> None:
     config.write_text('synthetic = true\ntickers = ["KO", "PEP"]\n')
     env = {"QUOTESHM_CONFIG": str(config), "QUOTESHM_INTERVALS": "1d:30,1m:10"}
     with daemon(folder, env=env) as running:
-        running.wait_for("epoch 2:")
+        running.wait_for(r"epoch \d+: 20 tickers")
         info = running.ask("get_info")["data"]
         assert info["intervals"] == {"1d": 30, "1m": 10}
         assert running.ask("list_tickers")["data"] == ["KO", "PEP"]

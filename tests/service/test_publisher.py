@@ -400,7 +400,7 @@ def test_the_newest_published_bar_is_known() -> None:
 
     known = desk.publisher.known
 
-    assert known("A", "1d") == Known(TODAY, 2.0, forming=True)
+    assert known("A", "1d") == Known(TODAY, 2.0, forming=True, values=tuple(bar(2.0)))
     assert known("B", "1d") == Known(TODAY, 3.0, forming=False)
     assert known("A", "1m") is None
     assert known("Z", "1d") is None
