@@ -39,8 +39,10 @@ def ask(host: str, port: int, timeout_s: float = _TIMEOUT_S) -> Address:
         with socket.create_connection((host, port), timeout_s) as connection:
             connection.sendall(_REQUEST)
             reply = json.loads(_line(connection, time.monotonic() + timeout_s))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConnectionFailedError(place, str(error)) from error
+    except OSError as error:
+        raise ConnectionFailedError(place, error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise ConnectionFailedError(place, f"not a quoteshm server: {error}") from error
     try:
         if reply["type"] == "error":
             raise RequestError(ErrorCode(reply["error"]["code"]), reply["error"]["message"])

@@ -36,7 +36,7 @@ def time_index(time_ms: NDArray[np.int64], interval: str, time_zone: str) -> pd.
 
     """
     name = "Datetime" if INTERVALS[interval] < DAY_MS else "Date"
-    return pd.DatetimeIndex(time_ms, dtype=zoned(time_zone), name=name)
+    return pd.DatetimeIndex(time_ms, dtype=zoned(time_zone), copy=False, name=name)
 
 
 def zoned(time_zone: str) -> pd.DatetimeTZDtype:

@@ -45,9 +45,7 @@ def batch_of(version: int) -> Batch:
     n = len(TICKERS)
     price = float(version)
     quotes = [Quotes(slice(0, n), np.full(n, version), np.full((n, 6), price))]
-    bars = Bars(
-        START_MS + np.arange(WINDOW, dtype=np.int64) * DAY_MS, np.full((5, WINDOW), price)
-    )
+    bars = Bars(START_MS + np.arange(WINDOW, dtype=np.int64) * DAY_MS, np.full((5, WINDOW), price))
     histories = [History("1d", row, bars, forming=True, replace=True) for row in range(n)]
     now_ms = SystemClock().wall_ms()
     if version % 3:
@@ -60,8 +58,9 @@ def batch_of(version: int) -> Batch:
 def publish(directory: Path) -> None:
     """Publish for ever, as fast as can be."""
     writer = SegmentWriter.open(spec_in(directory), SystemClock())
+    last = int(writer.quotes()["price"].max(initial=0))
+    version = 3 * (last // 3 + 1)
     writer.enlist([Ticker(symbol) for symbol in TICKERS])
-    version = 3 * (writer.epoch // 6 + 1)
     print("adopted" if writer.adopted else "made", os.getpid(), flush=True)  # noqa: T201  to the test
     while True:
         writer.write_data(batch_of(version))
@@ -91,8 +90,8 @@ class Watcher:
         self._saw_windows(opens[:-1], opens[-1:])
         self.reads += 1
 
-    def _saw_windows(self, closed: np.ndarray, forming: np.ndarray) -> None:  # type: ignore[type-arg]
-        """Closed bars are of the last version that rewrote them, the forming one is the newest."""
+    def _saw_windows(self, closed: np.ndarray, forming: np.ndarray) -> None:
+        """See that closed bars are of the last version that rewrote them, the forming of the newest."""
         assert len(closed) == WINDOW - 1
         assert len(np.unique(closed)) == 1
         assert len(np.unique(forming)) == 1

@@ -165,7 +165,7 @@ def test_a_kept_segment_is_adopted_by_the_next_daemon(folder: Path) -> None:
     name = unique_name()
     argv = ("--synthetic", "--keep-segment", "--max-tickers", "64")
     with daemon(folder, *argv, "--tickers", "AAPL,MSFT", name=name) as first:
-        first.wait_for(r"epoch \d+: 20 tickers")
+        first.wait_for(r"epoch \d+: 2 tickers")
         instance = first.ask("get_shm_name")["data"]["instance"]
         assert first.stop() in ENDED
 
@@ -235,7 +235,7 @@ def test_the_environment_and_a_file_configure_it(folder: Path) -> None:
     config.write_text('synthetic = true\ntickers = ["KO", "PEP"]\n')
     env = {"QUOTESHM_CONFIG": str(config), "QUOTESHM_INTERVALS": "1d:30,1m:10"}
     with daemon(folder, env=env) as running:
-        running.wait_for(r"epoch \d+: 20 tickers")
+        running.wait_for(r"epoch \d+: 2 tickers")
         info = running.ask("get_info")["data"]
         assert info["intervals"] == {"1d": 30, "1m": 10}
         assert running.ask("list_tickers")["data"] == ["KO", "PEP"]
