@@ -11,6 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, NoReturn
 
 __all__ = ["main", "run"]
@@ -24,7 +25,9 @@ NO_READER: Final = 141  # and SIGPIPE
 
 def main(args: Sequence[str] | None = None, prog_name: str = "quoteshm") -> NoReturn:
     """Run the command and exit with its status."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    if sys.stdout is None:  # closed by whoever started this
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
+    elif isinstance(sys.stdout, io.TextIOWrapper):
         # As on standard error: what an old locale cannot show is spelled out, and no exception.
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(args, prog_name))
@@ -55,7 +58,7 @@ def run(args: Sequence[str] | None = None, prog_name: str = "quoteshm") -> int:
 def _run(args: list[str] | None, prog_name: str) -> int:
     import click  # noqa: PLC0415 (so that Ctrl-C is quiet from the start)
 
-    from quoteshm.cli.commands import ReaderGoneError, cli  # noqa: PLC0415 (the same)
+    from quoteshm.cli.commands import ReaderGoneError, cli, complain  # noqa: PLC0415 (the same)
     from quoteshm.errors import QuoteShmError  # noqa: PLC0415 (the same)
 
     try:
@@ -63,15 +66,26 @@ def _run(args: list[str] | None, prog_name: str) -> int:
     except click.Abort:  # what click makes of Ctrl-C
         return INTERRUPTED
     except ReaderGoneError:
-        # What is still buffered goes nowhere, or Python would complain at its exit.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        _give_up_output()
         return NO_READER
     except (click.ClickException, QuoteShmError, TimeoutError) as error:
         return _tell(error, prog_name)
+    except UnicodeEncodeError as error:  # a command line can hold any bytes
+        complain(f"found {error.object!r}, expected UTF-8")
+        return USAGE
+    except OSError as error:  # all others of this package are its own: it is the output's
+        _give_up_output()
+        complain(f"standard output: {error.strerror}")
+        return ERROR_ANSWER
     else:
         return status if isinstance(status, int) else 0
+
+
+def _give_up_output() -> None:
+    """Have what is still buffered go nowhere, or Python would complain at its exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _tell(error: Exception, prog_name: str) -> int:
@@ -79,7 +93,11 @@ def _tell(error: Exception, prog_name: str) -> int:
     import click  # noqa: PLC0415 (as in _run)
 
     from quoteshm.cli.commands import complain  # noqa: PLC0415 (the same)
-    from quoteshm.errors import ConnectionFailedError, SegmentError  # noqa: PLC0415 (the same)
+    from quoteshm.errors import (  # noqa: PLC0415 (the same)
+        ConnectionFailedError,
+        SegmentError,
+        SettingsError,
+    )
 
     if isinstance(error, click.UsageError):
         command = prog_name if error.ctx is None else error.ctx.command_path
@@ -87,5 +105,7 @@ def _tell(error: Exception, prog_name: str) -> int:
         complain(f"{what[:1].lower()}{what[1:]}; see {command} --help")
         return USAGE
     complain(error)
+    if isinstance(error, SettingsError):
+        return USAGE
     unreachable = isinstance(error, ConnectionFailedError | SegmentError | TimeoutError)
     return NO_CONNECTION if unreachable else ERROR_ANSWER

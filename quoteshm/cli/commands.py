@@ -171,7 +171,8 @@ def get(  # noqa: PLR0913 (a command line's options)
     printed.
     """
     if everything == bool(tickers):
-        message = "name at least one TICKER, or --all" if not everything else "TICKER or --all?"
+        found = "both TICKER and --all" if everything else "neither TICKER nor --all"
+        message = f"found {found}, expected one of them"
         raise click.UsageError(message)
     wanted = list(dict.fromkeys(tickers))
     with _connect(host, port, timeout_s) as client:
@@ -195,7 +196,7 @@ def _moment(_context: click.Context, _option: click.Parameter, text: str | None)
     """Read ``--since``: milliseconds since the Unix epoch, or a date with a time or without."""
     if text is None:
         return None
-    if text.lstrip("-").isdecimal() and len(text) >= _STAMP_DIGITS:
+    if text.removeprefix("-").isdecimal() and len(text) >= _STAMP_DIGITS:
         return int(text)
     import pandas as pd  # noqa: PLC0415 (start-up time)
 

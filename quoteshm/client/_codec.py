@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from quoteshm.errors import ErrorCode, RequestError, UnknownTickerError
-from quoteshm.model import FIELDS, Bars, Quote, SnapshotState
+from quoteshm.model import FIELDS, INTERVALS, Bars, Quote, SnapshotState
 from quoteshm.wire.framing import LineFramer, Overlong
 
 if TYPE_CHECKING:
@@ -25,7 +25,19 @@ _PRICES: Final = ("price", "open", "high", "low", "prev_close", "volume")
 LOGGED_NBYTES: Final = 256
 
 _log: Final = logging.getLogger("quoteshm.client")
-_encode: Final = msgspec.json.Encoder().encode
+
+
+def _plain(value: object) -> object:
+    """Give what NumPy has its own types for as Python's: tickers and numbers out of arrays."""
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, str):
+        return str(value)
+    message = f"found {type(value).__name__}, expected a text or an integer"
+    raise TypeError(message)
+
+
+_encode: Final = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -168,6 +180,12 @@ def read_history(data: msgspec.Raw) -> History:
         np.array(document.time, np.int64),
         np.array(columns, np.float64),  # null to NaN
     )
+    if bars.ohlcv.shape[1] != len(bars):
+        message = f"columns of {bars.ohlcv.shape[1]} values for {len(bars)} times"
+        raise ValueError(message)
+    if document.interval not in INTERVALS:
+        message = f"bars of {document.interval}"
+        raise ValueError(message)
     return History(document.interval, document.time_zone, document.forming, bars)
 
 

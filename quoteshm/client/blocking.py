@@ -15,11 +15,11 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import msgspec
+import numpy as np
 
 from quoteshm.client import _codec
 from quoteshm.client._codec import Replies, log_line
-from quoteshm.clock import NS_PER_MS
-from quoteshm.errors import ConnectionFailedError, RequestError
+from quoteshm.errors import ConnectionFailedError, RequestError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,6 +35,7 @@ _T = TypeVar("_T")
 #: What reading a reply raises that no server of ours has sent.
 _STRANGE: Final = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 _CHUNK_NBYTES: Final = 1 << 18
+_LONGEST_S: Final = 1e6  # less than what a socket's time-out can hold
 
 
 class QuoteClient:
@@ -50,6 +51,11 @@ class QuoteClient:
         Where the server listens.
     timeout_s : float
         The time that any call may take, from beginning to end.
+
+    Raises
+    ------
+    SettingsError
+        For a ``timeout_s`` that is no time.
 
     Examples
     --------
@@ -72,7 +78,9 @@ class QuoteClient:
     def __init__(
         self, host: str = "127.0.0.1", port: int = 9000, *, timeout_s: float = 5.0
     ) -> None:
-        self.host, self.port, self.timeout_s = host, port, timeout_s
+        if not timeout_s > 0:  # NaN is neither
+            raise SettingsError("timeout_s", timeout_s, "more than 0")
+        self.host, self.port, self.timeout_s = host, port, min(timeout_s, _LONGEST_S)
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self._connection: _Connection | None = None
@@ -166,8 +174,9 @@ class QuoteClient:
         # pandas takes half a second, and is needed for nothing else here.
         from quoteshm.shm.frames import to_frame  # noqa: PLC0415
 
-        start = since if since is None or isinstance(since, int) else self._moment(ticker, since)
-        history = self._history(ticker, interval=interval, last=last, since=start)
+        if since is not None and not isinstance(since, int | np.integer):
+            since = self._moment(ticker, since)
+        history = self._history(ticker, interval=interval, last=last, since=since)
         return to_frame(history.bars, history.interval, history.time_zone)
 
     def get_snapshot_epoch(self) -> SnapshotState:
@@ -196,7 +205,7 @@ class QuoteClient:
         if stamp.tzinfo is None:  # as the reader's: the first of an hour that comes twice
             zone = self._history(ticker, last=1).time_zone
             stamp = stamp.tz_localize(zone, ambiguous=True, nonexistent="shift_forward")
-        return stamp.value // NS_PER_MS
+        return int(stamp.as_unit("ms").asm8.astype(np.int64))
 
     def _call(self, op: str, read: Callable[[msgspec.Raw], _T], **fields: object) -> _T:
         """Ask for an op, and read the data of its response."""

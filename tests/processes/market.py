@@ -91,7 +91,7 @@ class Watcher:
         self.reads += 1
 
     def _saw_windows(self, closed: np.ndarray, forming: np.ndarray) -> None:
-        """See that closed bars are of the last version that rewrote them, the forming of the newest."""
+        """See that closed bars are of the last rewrite, the forming one of the newest version."""
         assert len(closed) == WINDOW - 1
         assert len(np.unique(closed)) == 1
         assert len(np.unique(forming)) == 1

@@ -148,7 +148,7 @@ def test_a_server_without_shared_memory_says_so(server: Server) -> None:
         {"type": "error", "error": {"code": "NO_SUCH_CODE", "message": ""}},
         {"type": "error", "error": "words"},
     ],
-    ids=str,
+    ids=range(14),
 )
 def test_another_kind_of_server_is_a_failed_connection(reply: Any, server: Server) -> None:
     """Whatever it says, however long."""

@@ -516,9 +516,13 @@ def test_the_writers_status_is_live_hung_dead_or_closed(
     assert reader.writer_status() == "closed"
 
 
-def test_a_forked_child_does_not_keep_the_writers_locks(market: Market) -> None:
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # a fork with threads
+@pytest.mark.parametrize("adopted", [False, True])
+def test_a_forked_child_does_not_keep_the_writers_locks(market: Market, *, adopted: bool) -> None:
     """Neither that of the lock file nor that of the segment, so a death is seen."""
     reader = market.reader()
+    if adopted:
+        market.restart()
     go, gone = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:  # sleeps on, as a daemon's helper would
@@ -718,6 +722,7 @@ def in_child(check: Callable[[], bool]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # a fork with threads
 def test_a_forked_child_attaches_anew(market: Market, reader: StockDataReader) -> None:
     """With descriptors of its own; the parent's reader is as before."""
     mine = reader._attachment()
