@@ -26,7 +26,7 @@ NO_READER: Final = 141  # and SIGPIPE
 def main(args: Sequence[str] | None = None, prog_name: str = "quoteshm") -> NoReturn:
     """Run the command and exit with its status."""
     if sys.stdout is None:  # closed by whoever started this
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (for good)
     elif isinstance(sys.stdout, io.TextIOWrapper):
         # As on standard error: what an old locale cannot show is spelled out, and no exception.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -73,9 +73,9 @@ def _run(args: list[str] | None, prog_name: str) -> int:
     except UnicodeEncodeError as error:  # a command line can hold any bytes
         complain(f"found {error.object!r}, expected UTF-8")
         return USAGE
-    except OSError as error:  # all others of this package are its own: it is the output's
+    except OSError as error:  # of the output: a full disk
         _give_up_output()
-        complain(f"standard output: {error.strerror}")
+        complain(error)
         return ERROR_ANSWER
     else:
         return status if isinstance(status, int) else 0

@@ -66,7 +66,7 @@ Entry; a copy for people and classic readers, but for ``rewrites_begun``::
 Buffer header, 4096 bytes::
 
          0  ticker_count          u64      directory rows that count
-         8  last_update_ms        i64      newest ``updated_ms`` of any quote
+         8  last_update_ms        i64      ``updated_ms`` of the newest batch
         16  commit_ms             i64      when the commit was made, Unix time
         24  commit_boot_ms        i64      the same by CLOCK_BOOTTIME
         32  epoch                 u64      the even epoch that this commit ends with

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -142,9 +142,8 @@ class Planner:
     def _new_quotes(self, quotes: Quotes, stamps: Words) -> Words:
         self._check_rows(quotes.rows)
         n = table.length(quotes.rows)
-        if quotes.ts_ms.shape != (n,) or quotes.values.shape != (n, 6):
-            found = f"ts_ms {quotes.ts_ms.shape}, values {quotes.values.shape}"
-            raise BatchError(f"quotes of {n} rows: found {found}, expected ({n},) and ({n}, 6)")
+        _expect("quotes", "ts_ms", quotes.ts_ms, (n,), np.int64)
+        _expect("quotes", "values", quotes.values, (n, 6), np.float64)
         new = np.zeros((n, layout.ROW_WORDS), np.uint64)
         new[:, table.FLAGS] = layout.PRESENT
         new[:, table.TS] = quotes.ts_ms.view(np.uint64)
@@ -196,9 +195,8 @@ class Planner:
     def _check_ticks(self, ticks: Ticks) -> None:
         self._check_rows(ticks.rows)
         n = table.length(ticks.rows)
-        if ticks.time.shape != (n,) or ticks.ohlcv.shape != (n, 5):
-            found = f"time {ticks.time.shape}, ohlcv {ticks.ohlcv.shape}"
-            raise BatchError(f"ticks of {n} rows: found {found}, expected ({n},) and ({n}, 5)")
+        _expect("ticks", "time", ticks.time, (n,), np.int64)
+        _expect("ticks", "ohlcv", ticks.ohlcv, (n, 5), np.float64)
 
     def _plan_ticks(self, kind: KindGeometry, plan: SeriesPlan, ticks: Ticks) -> list[History]:
         """Plan one bar for each of many tickers; give back those whose block is full."""
@@ -362,13 +360,20 @@ class Planner:
 # -- what a batch says twice -----------------------------------------------------------------
 
 
+def _expect(
+    of: str, name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: type[np.generic]
+) -> None:
+    if array.shape != shape or array.dtype != dtype:
+        found, expected = f"{array.dtype} {array.shape}", f"{np.dtype(dtype)} {shape}"
+        raise BatchError(f"{of}, {name}: found {found}, expected {expected}")
+
+
 def _check_history(one: History, count: int) -> None:
     if not 0 <= one.row < count:
         raise BatchError(f"row {one.row}: expected 0 to {count - 1}")
     n = len(one.bars)
-    if one.bars.time.shape != (n,) or one.bars.ohlcv.shape != (5, n):
-        found = f"time {one.bars.time.shape}, ohlcv {one.bars.ohlcv.shape}"
-        raise BatchError(f"row {one.row}: found {found}, expected ({n},) and (5, {n})")
+    _expect(f"row {one.row}", "time", one.bars.time, (n,), np.int64)
+    _expect(f"row {one.row}", "ohlcv", one.bars.ohlcv, (5, n), np.float64)
     if not (np.diff(one.bars.time) > 0).all():
         raise BatchError(f"row {one.row} {one.interval}: expected times that increase strictly")
 

@@ -112,6 +112,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         self._last: Attachment | None = None
         self._lock = threading.Lock()
         self._next_look_ms = self._next_try_ms = 0
+        self._left_epoch = 0  # of the last segment that was left for one of its own epochs
         self._path = self._find()
         self._attachment()
         _readers.add(self)
@@ -120,22 +121,28 @@ class StockDataReader(Mapping[str, "Entry"]):
         host, port, shm_name, shm_dir, _ = self._address
         if shm_name is not None:
             return Path(shm_dir or segment.DEFAULT_DIRECTORY) / shm_name
-        directory, name, instance = discovery.ask(host, port)
-        path = Path(shm_dir or directory) / name
-        self._check_instance(path, instance)
+        path, found = self._ask(host, port, shm_dir)
+        if found is not None:  # the segment may have been replaced since the server's answer
+            path, found = self._ask(host, port, shm_dir)
+        if found is not None:
+            raise SegmentError(found)
         return path
 
     @staticmethod
-    def _check_instance(path: Path, instance: str) -> None:
-        """Make sure that the segment found here is the server's, and not of another machine."""
+    def _ask(
+        host: str, port: int, shm_dir: str | os.PathLike[str] | None
+    ) -> tuple[Path, str | None]:
+        """Ask the server for its segment; say if the one found here is another machine's."""
+        directory, name, instance = discovery.ask(host, port)
+        path = Path(shm_dir or directory) / name
         mapped, fd = segment.attach(path)
         os.close(fd)
         found = bytes(mapped.superblock["instance"]).hex()
-        if found != instance:
-            raise SegmentError(
-                f"{path}: found instance {found}, the server's is {instance}: is it on this "
-                "machine?",
-            )
+        if found == instance:
+            return path, None
+        return path, (
+            f"{path}: found instance {found}, the server's is {instance}: is it on this machine?"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, self._address
@@ -183,6 +190,8 @@ class StockDataReader(Mapping[str, "Entry"]):
             if found.map.cells[_STATE] != _LIVE and self._last is not None:
                 self._next_try_ms = now_ms + _LOOK_EACH_MS
                 return self._last
+            if self._last is not None:
+                self._left_epoch = max(self._left_epoch, self._last.epoch())
             self._attached = self._last = found
             return found
 
@@ -552,7 +561,8 @@ class StockDataReader(Mapping[str, "Entry"]):
         Returns
         -------
         int
-            The stable epoch, also when the time is up.
+            The stable epoch, also when the time is up. A lower one than was asked for tells of a
+            daemon that has begun anew.
 
         """
         deadline = time.monotonic() + timeout
@@ -560,8 +570,10 @@ class StockDataReader(Mapping[str, "Entry"]):
             attached = self._attachment()
             now: int = attached.cells[_EPOCH]
             left_s = deadline - time.monotonic()
-            if latch.stable_epoch(now) > epoch or left_s <= 0:
-                return latch.stable_epoch(now)
+            stable = latch.stable_epoch(now)
+            begun_anew = stable < epoch <= self._left_epoch  # by another daemon, from zero
+            if stable > epoch or begun_anew or left_s <= 0:
+                return stable
             address = attached.map.headers[0].ctypes.data - attached.geometry.buffer_offsets[0]
             address += layout.EPOCH_OFFSET
             futex.wait(address, now & _LOW_WORD, min(left_s, _WAIT_SLICE_S))

@@ -162,6 +162,11 @@ class SegmentWriter:
         else:
             writer._replace(wanted, keep=same_data)
             writer.adopted = same_data
+            if not same_data:
+                writer.refused = SegmentError(
+                    f"{spec.path}: found bars of {found.source}, adjustment {found.adjustment}, "
+                    f"expected {spec.source}, {spec.adjustment}",
+                )
         return writer
 
     def _use(self, mapped: SegmentMap, fd: int | None) -> None:

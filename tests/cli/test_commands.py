@@ -149,7 +149,15 @@ class TestGet:
 
         assert (ran.status, ran.out) == (2, "")
         assert ran.err.count("\n") == 1
+        assert ran.err.startswith("quoteshm: found ")
         assert "see quoteshm get --help" in ran.err
+
+    def test_a_ticker_that_is_no_text_is_wrong_usage(self, run: Command) -> None:
+        """As the bytes of another encoding are, on a command line."""
+        ran = run("get", "\udcff")
+
+        assert (ran.status, ran.out) == (2, "")
+        assert ran.err == "quoteshm: found '\\udcff', expected UTF-8\n"
 
     def test_a_hostile_ticker_cannot_steer_the_terminal(self, run: Command) -> None:
         """Nor make a second line."""
@@ -207,7 +215,7 @@ class TestHistory:
         assert "7m" in interval.err
         assert "1d, 1m" in interval.err
 
-    @pytest.mark.parametrize("text", ["yesterday-ish", "", "NaT", "2026-13-01"])
+    @pytest.mark.parametrize("text", ["yesterday-ish", "", "NaT", "2026-13-01", "--1234567890"])
     def test_a_time_that_is_none_is_wrong_usage(self, run: Command, text: str) -> None:
         """It is named."""
         ran = run("history", "AAPL", "--since", text)
@@ -321,6 +329,7 @@ class TestErrors:
             (("list", "--nope"), "--nope"),
             (("list", "--port", "70000"), "70000"),
             (("list", "--timeout", "0"), "--timeout"),
+            (("list", "--timeout", "nan"), "timeout_s"),
             (("history", "AAPL", "--last", "0"), "--last"),
             (("top",), "terminal"),
             (("top", "--once", "--sort", "x"), "--sort"),

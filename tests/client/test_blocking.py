@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import socket
@@ -18,8 +19,14 @@ from twisted.internet.defer import Deferred
 
 import quoteshm
 from quoteshm.client.blocking import QuoteClient
-from quoteshm.errors import ConnectionFailedError, ErrorCode, RequestError, UnknownTickerError
-from quoteshm.model import DAY_MS, Quote, SnapshotState
+from quoteshm.errors import (
+    ConnectionFailedError,
+    ErrorCode,
+    RequestError,
+    SettingsError,
+    UnknownTickerError,
+)
+from quoteshm.model import DAY_MS, FIELDS, Quote, SnapshotState
 from quoteshm.shm.frames import to_frame
 from tests.published import FIRST_MS, NEW_YORK, NOW_MS, Market
 from tests.serving import ServedCase
@@ -98,11 +105,24 @@ class ServedTests(ServedCase):
         second = FIRST_MS + DAY_MS
         stamp = pd.Timestamp(second, unit="ms", tz="UTC")
         there = stamp.tz_convert(NEW_YORK).tz_localize(None)
-        for since in (second, stamp, stamp.to_pydatetime(), str(stamp), there, str(there)):
+        forms = (second, np.int64(second), stamp, stamp.to_pydatetime(), str(stamp))
+        for since in (*forms, there, str(there)):
             frame = await self.with_client(lambda c, s=since: c.get_history("AAPL", since=s))  # type: ignore[misc]
             assert frame["Close"].tolist() == [190.5, 189.5], since
         frame = await self.with_client(lambda c: c.get_history("AAPL", since=second, last=1))
         assert frame["Close"].tolist() == [189.5]
+        for since, count in (("0001-01-01", 4), ("9999-12-31", 0)):
+            frame = await self.with_client(lambda c, s=since: c.get_history("AAPL", since=s))  # type: ignore[misc]
+            assert len(frame) == count
+
+    async def test_what_comes_out_of_an_array_may_be_asked_for(self) -> None:
+        """NumPy's texts and integers are no kinds of Python's to the encoder."""
+        ticker, count = np.array(["MSFT"])[0], np.array([1])[0]
+        assert await self.with_client(lambda c: c.get_quotes([ticker]).missing) == []
+        frame = await self.with_client(lambda c: c.get_history("AAPL", last=count))
+        assert frame["Close"].tolist() == [189.5]
+        with pytest.raises(TypeError, match="found object"):
+            await self.with_client(lambda c: c.get_quote(object()))
 
     async def test_an_unknown_ticker_is_the_readers_error(self) -> None:
         """With the reason, where there is one; a KeyError as well."""
@@ -295,6 +315,20 @@ def test_another_kind_of_server_is_a_failure(garbage: bytes) -> None:
         client.ping()
 
 
+@pytest.mark.parametrize("change", [{"time": [1, 2]}, {"interval": "7m"}])
+def test_a_history_that_cannot_be_is_a_failure(change: dict[str, object]) -> None:
+    """Columns of other lengths, an interval of a newer server."""
+    data = {"interval": "1d", "time_zone": "UTC", **dict.fromkeys(FIELDS, [1.0]), "time": [1]}
+    reply = {"v": 1, "id": 1, "type": "response", "op": "get_history", "data": data | change}
+
+    def script(connection: socket.socket) -> None:
+        line_of(connection)
+        connection.sendall(json.dumps(reply).encode() + b"\n")
+
+    with server(script) as client, pytest.raises(ConnectionFailedError, match="or a newer one"):
+        client.get_history("AAPL")
+
+
 def test_answers_to_other_requests_are_skipped() -> None:
     """Whatever they say."""
 
@@ -366,6 +400,24 @@ def test_a_timeout_bounds_the_wait_for_other_threads() -> None:
     client = QuoteClient(timeout_s=0.05)
     with client._lock, pytest.raises(TimeoutError):
         client.ping()
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, math.nan])
+def test_a_timeout_that_is_none_is_refused(timeout_s: float) -> None:
+    """Before anything is asked."""
+    with pytest.raises(SettingsError, match="timeout_s"):
+        QuoteClient(timeout_s=timeout_s)
+
+
+def test_a_timeout_may_be_for_ever() -> None:
+    """Or as long as nobody would wait."""
+
+    def script(connection: socket.socket) -> None:
+        connection.sendall(PONG % json.loads(line_of(connection))["id"])
+
+    for timeout_s in (math.inf, 1e12):
+        with server(script) as client, QuoteClient(port=client.port, timeout_s=timeout_s) as other:
+            other.ping()
 
 
 def test_a_host_without_an_address_is_named() -> None:

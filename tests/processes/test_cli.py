@@ -208,6 +208,32 @@ def test_a_reader_that_goes_is_no_error(server: Running) -> None:
     assert (process.returncode, said) == (141, b"")
 
 
+def test_an_output_that_takes_nothing_is_told_in_a_line(server: Running) -> None:
+    """A full disk is an error; an output that is closed is none, there is nobody to see it."""
+    full = Path("/dev/full")
+    with full.open("w", encoding="utf-8") as nowhere:
+        ran = subprocess.run(
+            [*COMMAND, "get", "--all"],
+            env=at(server),
+            stdout=nowhere,
+            stderr=subprocess.PIPE,
+            timeout=WAIT_S,
+            check=False,
+        )
+    closed = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, "get", "--all"],
+        env=at(server),
+        stderr=subprocess.PIPE,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+    assert ran.returncode == 1
+    assert ran.stderr.count(b"\n") == 1
+    assert b"No space left on device" in ran.stderr
+    assert (closed.returncode, closed.stderr) == (0, b"")
+
+
 def test_a_quote_is_printed_without_loading_what_takes_long(server: Running) -> None:
     """No pandas, no Twisted, and no tables in a pipe."""
     done = subprocess.run(

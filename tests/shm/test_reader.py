@@ -826,3 +826,19 @@ def test_the_module_reads_no_wall_clock() -> None:
     source = Path(reader_module.__file__).read_text()
     assert "time.time" not in source
     assert "datetime.now" not in source
+
+
+def test_a_wait_for_an_epoch_of_a_daemon_that_is_gone_ends(make_market: MakeMarket) -> None:
+    """A segment made anew begins from zero; who waits for the old epoch is told at once."""
+    old = make_market([AAPL])
+    reader = old.reader()
+    for number in range(5):
+        old.publish(ticks=[tick(slice(0, 1), number, float(number))])
+    seen = reader.snapshot_state.epoch
+    old.writer.close()
+    new = make_market([AAPL], directory=old.writer.spec.directory)
+    new.publish(ticks=[tick(slice(0, 1), 1, 1.0)])
+
+    assert new.writer.epoch < seen
+    assert reader.wait(seen, 30) == new.writer.epoch
+    assert reader.wait(new.writer.epoch, 0.01) == new.writer.epoch
