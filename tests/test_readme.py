@@ -15,7 +15,8 @@ from quoteshm import StockDataReader
 from tests.processes.daemons import Running, daemon, unique_name
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+PROGRAMS = [text for language, text in BLOCKS if language == "python"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_there_are_programs_to_run() -> None:
 
 def test_the_messages_are_those_of_the_wire(running: Running) -> None:
     """Each request shown gets a reply of the shape shown; an error, the very words."""
-    block = next(text for text in re.findall(r"```\n(.*?)```", README, re.DOTALL) if "->" in text)
+    block = next(text for _, text in BLOCKS if text.startswith("->"))
     shown = [" ".join(part.split()) for part in re.split(r"^(?=->|<-)", block, flags=re.MULTILINE)]
     shown = [part for part in shown if part]
     assert [part[:2] for part in shown] == ["->", "<-", "->", "<-"]

@@ -59,7 +59,10 @@ _INDEX_NAMES: Final = frozenset({"", "index", "unnamed: 0", "__index_level_0__"}
 _NO_NUMBER: Final = frozenset({"", "-", "na", "n/a", "nan", "none", "null"})
 _WHOLE_NUMBER: Final = re.compile(r"[+-]?\d+")
 _COMPACT_DAY_DIGITS: Final = 8
+_SHOWN: Final = 200  # characters: what stands in a file can be of any length
 
+#: Less than this is the number of a row: in seconds, the first days of 1970.
+_LEAST_EPOCH: Final = 10**6
 #: Numbers since the Unix epoch smaller than the first are multiplied by the second, divided by
 #: the third: seconds, milliseconds, microseconds, nanoseconds.
 _EPOCH_UNITS: Final[tuple[tuple[int | None, int, int], ...]] = (
@@ -344,16 +347,26 @@ def _find_columns(names: Sequence[str], where: str, *, has_index: bool = False) 
     if not time and not has_index:
         missing.insert(0, "date")
     if missing:
-        message = f"{where}: found columns {', '.join(names)}, expected also {', '.join(missing)}"
+        found = _shown(", ".join(names))
+        message = f"{where}: found columns {found}, expected also {', '.join(missing)}"
         raise _BadFileError(message)
     values = tuple(places[name][0] if name in places else None for name in FIELDS)
     both = "date" in places and "time" in places
     return _Columns(time if both else time[:1], values)
 
 
+def _shown(text: str) -> str:
+    """Give a text from a file as a message has it."""
+    cut = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return cut if cut.isprintable() else repr(cut)
+
+
 def _epoch_ms(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """Convert whole numbers since the Unix epoch; their size, of the largest, tells the unit."""
     size = int(np.abs(numbers).max(initial=0))
+    if len(numbers) and size < _LEAST_EPOCH:
+        message = f"{size} is no time"
+        raise ValueError(message)
     factor, part = next((f, p) for end, f, p in _EPOCH_UNITS if end is None or size < end)
     return numbers * factor // part
 
@@ -459,7 +472,7 @@ class _Table:
             try:
                 numbers[i] = np.nan if cell.strip().lower() in _NO_NUMBER else float(cell)
             except ValueError:
-                what = f"found {cell!r} in column {column}, expected a number"
+                what = f"found {cell[:_SHOWN]!r} in column {_shown(column)}, expected a number"
                 raise self._bad(lines[i], what) from None
         return numbers
 
@@ -472,15 +485,27 @@ class _Table:
                 try:
                     _cell_times([cell])
                 except (ValueError, OverflowError):
-                    what = f"found {cell!r} for a time, expected ISO 8601, as in 2024-01-31"
+                    what = (
+                        f"found {cell[:_SHOWN]!r} for a time, expected ISO 8601, as in 2024-01-31"
+                    )
                     raise self._bad(line, what) from None
-            raise
+            # Each is a time for itself.
+            other = next(
+                i for i, cell in enumerate(cells) if _is_epoch(cell) != _is_epoch(cells[0])
+            )
+            what = f"found {cells[other]!r} for a time, expected one like {cells[0]!r}"
+            raise self._bad(lines[other], what) from None
+
+
+def _is_epoch(cell: str) -> bool:
+    """Tell whether a cell is a number since the Unix epoch."""
+    text = cell.strip()
+    return len(text) != _COMPACT_DAY_DIGITS and _WHOLE_NUMBER.fullmatch(text) is not None
 
 
 def _cell_times(cells: Sequence[str]) -> NDArray[np.int64]:
     """Convert the texts of times; a ValueError if one of them is none."""
-    first = cells[0].strip()
-    if _WHOLE_NUMBER.fullmatch(first) and len(first) != _COMPACT_DAY_DIGITS:
+    if _is_epoch(cells[0]):
         return _epoch_ms(np.fromiter(map(int, cells), np.int64, len(cells)))
     index = pd.to_datetime(np.array(cells, object), format="ISO8601", utc=True)
     return _index_ms(index)
@@ -543,4 +568,6 @@ def _frame_times(stamps: pd.Index) -> tuple[NDArray[np.int64], str]:
         ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError):  # a fixed offset
         zone = "UTC"
-    return _index_ms(pd.to_datetime(stamps, utc=True)), zone
+    # Of texts pandas would guess the form: the day or the month of 01/02/2024.
+    form = None if isinstance(stamps, pd.DatetimeIndex) else "ISO8601"
+    return _index_ms(pd.to_datetime(stamps, format=form, utc=True)), zone

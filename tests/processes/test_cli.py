@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pytest
@@ -22,7 +23,6 @@ from tests.processes.daemons import WAIT_S, Running, daemon, environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
     from types import TracebackType
 
 COMMAND = (sys.executable, "-P", "-m", "quoteshm")
