@@ -85,7 +85,7 @@ def ticks(
     interval: str = "1d",
 ) -> TickerTicks:
     """Answer with a tick for each ticker."""
-    values = np.array([bar(close) for close in closes])
+    values = np.array([bar(close) for close in closes], np.float64)
     return TickerTicks(tickers, interval, np.full(len(closes), time), values, NOW_MS - 5)
 
 
