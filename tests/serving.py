@@ -31,7 +31,7 @@ class WatchedFactory(QuoteFactory):
         self.made = 0
         self._waiting: list[Deferred[None]] = []
 
-    def buildProtocol(self, addr: object) -> QuoteProtocol:  # noqa: N802  Twisted's name
+    def buildProtocol(self, addr: object) -> QuoteProtocol:
         """Make a protocol, and watch it."""
         protocol = super().buildProtocol(addr)
         lost = protocol.connectionLost
