@@ -54,6 +54,7 @@ class Listing:
     adjusted: list[float] | None = None  # closes of the daily bars, adjusted for dividends
     splits_ms: list[int] = field(default_factory=list)
     status: int = 200  # of the answers about it
+    meta: dict[str, Any] = field(default_factory=dict)  # what it says instead of the truth
     hang: bool = False  # never answer
 
 
@@ -189,6 +190,7 @@ class YahooServer:
             "dataGranularity": "1d",
             "range": "",
             "validRanges": _VALID_RANGES,
+            **listing.meta,
         }
 
 

@@ -489,12 +489,12 @@ class _Table:
                         f"found {cell[:_SHOWN]!r} for a time, expected ISO 8601, as in 2024-01-31"
                     )
                     raise self._bad(line, what) from None
-            # Each is a time for itself.
-            other = next(
-                i for i, cell in enumerate(cells) if _is_epoch(cell) != _is_epoch(cells[0])
-            )
-            what = f"found {cells[other]!r} for a time, expected one like {cells[0]!r}"
-            raise self._bad(lines[other], what) from None
+            # Each is a time for itself: they are of two kinds.
+            for cell, line in zip(cells, lines, strict=True):
+                if _is_epoch(cell) != _is_epoch(cells[0]):
+                    what = f"found {cell!r} for a time, expected one like {cells[0]!r}"
+                    raise self._bad(line, what) from None
+            raise
 
 
 def _is_epoch(cell: str) -> bool:
@@ -570,4 +570,8 @@ def _frame_times(stamps: pd.Index) -> tuple[NDArray[np.int64], str]:
         zone = "UTC"
     # Of texts pandas would guess the form: the day or the month of 01/02/2024.
     form = None if isinstance(stamps, pd.DatetimeIndex) else "ISO8601"
-    return _index_ms(pd.to_datetime(stamps, format=form, utc=True)), zone
+    try:
+        index = pd.to_datetime(stamps, format=form, utc=True)
+    except ValueError as error:  # with lines of advice about pandas
+        raise ValueError(str(error).partition(". ")[0]) from error
+    return _index_ms(index), zone

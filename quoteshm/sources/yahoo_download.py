@@ -36,7 +36,11 @@ _PRICES: Final = 4  # the columns before the volume
 
 _NOT_FOUND: Final = 404
 _TOO_MANY: Final = 429
+_REFUSED: Final = frozenset({401, 403})
 _SERVER_ERRORS: Final = 500
+
+_INFINITE: Final = float("inf")
+_LAST_S: Final = 62_135_596_800  # 1969 years: a moment beyond them is none
 
 
 class YahooSession(Session[Any]):
@@ -225,8 +229,8 @@ class Downloader:
         elif isinstance(error, Timeout):
             reason = Reason.TIMED_OUT
             text = f"no answer from Yahoo within {self._session.timeout_s:g} s"
-        elif status is not None and status >= _SERVER_ERRORS:
-            reason, text = Reason.UNREACHABLE, f"Yahoo is out of order (HTTP {status})"
+        elif status is not None and (status in _REFUSED or status >= _SERVER_ERRORS):
+            reason, text = Reason.UNREACHABLE, f"Yahoo serves nobody (HTTP {status})"
         elif status == _NOT_FOUND:
             # For a healthy ticker that is a fault of Yahoo's more often than an end.
             reason, text = Reason.EMPTY, "Yahoo has no bars of it at the moment (HTTP 404)"
@@ -248,9 +252,17 @@ def _is_intraday(interval: str) -> bool:
     return INTERVALS[interval] < INTERVALS["1d"]
 
 
+def _finite(value: object) -> float | None:
+    """Give a number of the vendor's metadata, if it is one; JSON as Python reads it has NaN."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < _INFINITE else None
+
+
 def _ms(moment_s: object) -> int | None:
     """Give a moment of the vendor's metadata in milliseconds."""
-    return int(moment_s) * 1000 if isinstance(moment_s, int | float) else None
+    moment = _finite(moment_s)
+    return None if moment is None or abs(moment) > _LAST_S else int(moment) * 1000
 
 
 def _regular_end_ms(meta: Mapping[str, Any]) -> int | None:
@@ -263,20 +275,20 @@ def _regular_end_ms(meta: Mapping[str, Any]) -> int | None:
 
 def _last_price(meta: Mapping[str, Any], daily: Series | None, zone: str) -> LastPrice | None:
     """Give the last price and its time; the values of the day are those of the daily bar."""
-    price, ts_ms = meta.get("regularMarketPrice"), _ms(meta.get("regularMarketTime"))
-    if not isinstance(price, int | float) or ts_ms is None:
+    price, ts_ms = _finite(meta.get("regularMarketPrice")), _ms(meta.get("regularMarketTime"))
+    if price is None or ts_ms is None:
         return None
     nan = float("nan")
     if daily is None:
         high, low, volume = (
-            float(value) if isinstance(value := meta.get(name), int | float) else nan
+            nan if (value := _finite(meta.get(name))) is None else value
             for name in ("regularMarketDayHigh", "regularMarketDayLow", "regularMarketVolume")
         )
-        return LastPrice(float(price), ts_ms, nan, high, low, volume, nan)
+        return LastPrice(price, ts_ms, nan, high, low, volume, nan)
     bars = daily.bars
     day, of = (pd.Timestamp(ms, unit="ms", tz=zone).date() for ms in (int(bars.time[-1]), ts_ms))
     if day != of:  # a day that has a price, and no bar yet
         return None
     open_, high, low, _, volume = bars.ohlcv[:, -1].tolist()
     prev_close = float(bars.ohlcv[3, -2]) if len(bars) > 1 else nan
-    return LastPrice(float(price), ts_ms, open_, high, low, volume, prev_close)
+    return LastPrice(price, ts_ms, open_, high, low, volume, prev_close)

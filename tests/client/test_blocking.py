@@ -341,6 +341,26 @@ def test_answers_to_other_requests_are_skipped() -> None:
         client.ping()
 
 
+def test_what_follows_an_error_that_names_no_request_is_nobodys() -> None:
+    """The next call has a connection of its own."""
+    refusal = (
+        b'{"v":1,"id":null,"type":"error","error":{"code":"OVERLOADED","message":"not now"}}\n'
+    )
+
+    def refuse(connection: socket.socket) -> None:
+        line_of(connection)
+        connection.sendall(refusal * 2)
+        assert line_of(connection) == b""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(PONG % json.loads(line_of(connection))["id"])
+
+    with server(refuse, answer) as client:
+        with pytest.raises(RequestError, match="not now"):
+            client.ping()
+        client.ping()
+
+
 def test_an_unknown_code_is_still_a_request_error() -> None:
     """Of a server newer than this client."""
 
@@ -400,6 +420,24 @@ def test_a_timeout_bounds_the_wait_for_other_threads() -> None:
     """Whoever holds the client."""
     client = QuoteClient(timeout_s=0.05)
     with client._lock, pytest.raises(TimeoutError):
+        client.ping()
+
+
+def test_after_a_timeout_the_next_call_connects_anew() -> None:
+    """The other side may never come to itself."""
+
+    def hang(connection: socket.socket) -> None:
+        line_of(connection)
+        assert line_of(connection) == b""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(PONG % json.loads(line_of(connection))["id"])
+
+    with server(hang, answer) as client:
+        client.timeout_s = 0.05
+        with pytest.raises(TimeoutError):
+            client.ping()
+        client.timeout_s = 5.0
         client.ping()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from quoteshm.market.bars import (
@@ -109,6 +109,12 @@ def test_of_bars_with_the_same_time_the_last_one_counts() -> None:
     assert bars.time.tolist() == times(1, 2).tolist()
     assert bars.ohlcv[:, 1].tolist() == list(later)
     assert flaws(problems) == {Flaw.DUPLICATE: (2, 2)}
+
+    # So many that a sort which is not stable would mix them up.
+    closes = np.arange(1000.0)
+    many = columns((close, close, close, close, 1.0) for close in closes)
+    bars, _ = validate(times(*[2, 1] * 500), many)
+    assert bars.field("close").tolist() == [999.0, 998.0]
 
 
 def test_a_bad_bar_does_not_take_the_place_of_a_good_one() -> None:
@@ -265,6 +271,7 @@ models = st.builds(
 
 
 @given(models, models, st.integers(1, 8), st.booleans())
+@example(Published({0: 1.0}, True), Published(dict.fromkeys(range(6), 1.0), True), 3, False)  # noqa: FBT003 - as hypothesis gives them
 def test_what_is_published_is_what_the_plain_model_says(
     current: Published,
     incoming: Published,
@@ -277,6 +284,7 @@ def test_what_is_published_is_what_the_plain_model_says(
     found = merged(current, incoming, capacity, whole=whole)
     want = expected(current, incoming, capacity, whole=whole)
     assert publish(current, found, capacity) == want
+    assert len(found.bars) <= capacity
     assert (found.action is Action.NOTHING) == (want == current)
 
     result = want.bars

@@ -8,10 +8,12 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import defer, reactor
@@ -114,6 +116,33 @@ class ReadingTests(FolderTestCase):
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
         assert len((await self.one()).series["1d"].bars) == 2
 
+    async def test_a_file_that_changes_behind_the_reader_is_read_again(self) -> None:
+        """One that changed before it was read is not: what was read is remembered."""
+        read_file = module._read_file
+
+        def before(*asked: Any) -> Any:
+            self.write("A.csv", HEADER + LINE + SECOND)
+            return read_file(*asked)
+
+        def after(*asked: Any) -> Any:
+            read = read_file(*asked)
+            self.write("A.csv", HEADER + LINE + SECOND)
+            return read
+
+        for change, count, then in ((before, 2, Unchanged), (after, 1, TickerBars)):
+            self.write("A.csv", HEADER + LINE)
+            with mock.patch.object(module, "_read_file", change):
+                assert len((await self.one()).series["1d"].bars) == count
+            (answer,) = await self.fetch("A")
+            assert isinstance(answer, then)
+
+    async def test_a_file_that_may_not_be_read_is_tried_again(self) -> None:
+        """Who may read it is no part of what a file is known by."""
+        self.write("A.csv", HEADER + LINE)
+        with mock.patch.object(module, "_read_file", side_effect=PermissionError("no")):
+            assert (await self.failure()).reason is Reason.UNREACHABLE
+        await self.one()
+
     async def test_what_was_answered_and_is_not_published_is_read_again(self) -> None:
         """A ticker that was removed and comes back needs its bars."""
         self.write("A.csv", HEADER + LINE)
@@ -200,6 +229,9 @@ class ReadingTests(FolderTestCase):
         await self.source.stop()
         assert await fetching == []
         assert await self.fetch("A") == []
+        path = self.folder / "A.csv"
+        with pytest.raises(module._StoppedError):
+            module._read_file(path, lambda: True)
 
 
 class CsvTests(FolderTestCase):
@@ -272,6 +304,9 @@ class CsvTests(FolderTestCase):
             (long + "\n" * 5000 + "x,1,1,1,1,1\n", "line 10002: found 'x' for a time"),
             ("Open,High,Low,Close\n10,12,9,11\n", "line 1: found columns Open, High, Low, Close"),
             ("Date,Open,High,Low,Close,close\n", "line 1: found more than one column close"),
+            (HEADER + "0,1,1,1,1,1\n1,1,1,1,1,1\n", "line 2: found '0' for a time"),
+            (HEADER + LINE + "1704240000,1,1,1,1,1\n", "line 3: found '1704240000' for a time"),
+            (HEADER + "1704153600,1,1,1,1,1\n" + LINE, "line 3: found '2024-01-02' for a time"),
             ("", "found nothing, expected a header line"),
             (HEADER.encode() + b"\xff", "line 2: found the bytes ff, expected UTF-8"),
         ]
@@ -281,6 +316,18 @@ class CsvTests(FolderTestCase):
             assert failure.reason is Reason.BAD_DATA
             assert failure.message.startswith("A.csv"), failure.message
             assert expected in failure.message, failure.message
+
+    async def test_what_is_told_of_a_file_has_a_length_and_no_control_characters(self) -> None:
+        """However long its lines are, and whatever stands in them."""
+        for text in (
+            "\0" * 50_000,
+            "\x1b[2J" + "x" * 50_000,
+            HEADER + "2024-01-02," + "x" * 50_000,
+        ):
+            self.write("A.csv", text + ",1,1,1,1\n")
+            message = (await self.failure()).message
+            assert len(message) < 1500
+            assert message.isprintable()
 
     async def test_a_file_without_bars_is_empty(self) -> None:
         """A header is no bar."""
@@ -336,6 +383,8 @@ class ParquetTests(FolderTestCase):
             (self.frame(), "expected also date"),
             (self.frame(Date=[1.5, 2.5]), "found float64 for times"),
             (self.frame(Date=["2024-01-02", "soon"]), "expected timestamps"),
+            (self.frame(Date=["01/02/2024", "02/02/2024"]), "is not ISO8601"),
+            (self.frame(Date=[3, 7]), "7 is no time"),
             (self.frame(Date=days).drop(columns="Close"), "expected also close"),
             (self.frame(Date=days).assign(Close=["11", "x"]), "in column Close"),
         ]:

@@ -157,6 +157,17 @@ class DailyTests(YahooTestCase):
         assert last.volume == bars.field("volume")[-1]
         assert last.prev_close == bars.field("close")[-2]
 
+    async def test_a_last_price_that_is_none_is_left_out(self) -> None:
+        """The bars are good; the quote is made of them."""
+        nan, inf = float("nan"), float("inf")
+        cases = [("regularMarketPrice", value) for value in (None, "5", True, nan, inf)]
+        for name, value in [*cases, ("regularMarketTime", inf), ("regularMarketTime", 1e30)]:
+            listing = Listing({"1d": last_bars("IBM", 5)}, meta={name: value})
+            self.server.listings["IBM"] = listing
+            answer = await self.one("IBM")
+            assert len(answer.series["1d"].bars) == 5
+            assert answer.last_price is None, (name, value)
+
     async def test_what_is_published_is_not_downloaded_again(self) -> None:
         """A week of overlap, and no more."""
         self.server.listings = sample_listings()
@@ -245,15 +256,18 @@ class FailureTests(YahooTestCase):
         listings["BUSY"] = Listing({}, status=429)
         listings["BROKEN"] = Listing({}, status=500)
         listings["EMPTY"] = Listing({})
+        listings["BLOCKED"] = Listing({}, status=403)
         for ticker, reason in [
             ("NOSUCH", Reason.NOT_FOUND),
             ("EMPTY", Reason.EMPTY),
             ("BROKEN", Reason.UNREACHABLE),
+            ("BLOCKED", Reason.UNREACHABLE),
             ("BUSY", Reason.RATE_LIMITED),
         ]:
             failure = await self.failure(ticker)
             assert (failure.ticker, failure.reason) == (ticker, reason), failure
             assert "delisted" not in failure.message
+            assert "Yahoo" in failure.message, failure
 
     async def test_a_ticker_that_failed_works_as_soon_as_yahoo_does(self) -> None:
         """Its time zone is asked for again, too: yfinance keeps bad answers."""

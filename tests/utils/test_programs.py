@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from twisted.internet.task import LoopingCall
+from twisted.trial.unittest import TestCase
 
 from quoteshm.clock import SystemClock
 from tests.serving import ServedCase
@@ -96,6 +100,36 @@ class WithSharedMemoryTests(ServedCase):
         assert done.returncode == 0, done.stdout + done.stderr
         assert "history comes over TCP" in done.stdout
         assert "189.5" in done.stdout
+
+
+class OtherServerTests(TestCase):
+    """Against servers of another kind."""
+
+    def test_the_programs_say_so(self) -> None:
+        """Whatever comes from there; each check fails by itself."""
+        for said in (b"hello", b"[]", b'{"v":1,"id":"smoke"}', b"[" * 100_000):
+
+            class Parrot(socketserver.StreamRequestHandler):
+                said_line = said + b"\n"
+
+                def handle(self) -> None:
+                    with contextlib.suppress(OSError):  # it may be left in the middle
+                        for _ in self.rfile:
+                            self.wfile.write(self.said_line)
+
+            with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Parrot) as server:
+                thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+                thread.start()
+                port = str(server.server_address[1])
+                smoke = run(SMOKE, "--port", port, "--wait", "0.01")
+                example = run(EXAMPLE, "--port", port)
+                server.shutdown()
+                thread.join()
+            assert (smoke.returncode, smoke.stderr) == (1, ""), said[:20]
+            assert smoke.stdout.splitlines()[-1].startswith("0 of ")
+            assert example.returncode == 1
+            assert example.stderr.startswith("client_example: ")
+            assert example.stderr.count("\n") == 1
 
 
 class WithoutServerTests(ServedCase):

@@ -40,6 +40,18 @@ class CheckError(Exception):
     """A check that failed."""
 
 
+#: What a server of another kind, or one that goes away, has a check raise.
+FAULTS = (
+    CheckError,
+    QuoteShmError,
+    OSError,
+    LookupError,
+    TypeError,
+    ValueError,
+    RecursionError,
+)
+
+
 class Connection:
     """A connection that speaks in lines, with nothing between them and the server."""
 
@@ -62,8 +74,9 @@ class Connection:
         """Wait for one reply."""
         line = self.lines.readline()
         expect(line.endswith(b"\n"), "the connection ended before the reply did")
-        reply: dict[str, Any] = json.loads(line, parse_constant=no_constant)
-        return reply
+        reply = json.loads(line, parse_constant=no_constant)
+        expect(isinstance(reply, dict), f"expected an object, found {reply}")
+        return dict(reply)
 
     def ask(self, op: str, **fields: object) -> dict[str, Any]:
         """Ask for an op."""
@@ -339,7 +352,7 @@ def half_close(connection: Connection) -> str:
     connection.send((request("list_tickers") + b"\n") * count)
     connection.socket.shutdown(socket.SHUT_WR)
     for _ in range(count):
-        connection.reply()
+        expect(connection.reply()["type"] == "response", "not answered")
     expect(connection.lines.read() == b"", "more than was asked for")
     return f"{count} replies, then the end"
 
@@ -382,7 +395,7 @@ def wait_for_quotes(options: argparse.Namespace) -> None:
             with Connection(options) as connection:
                 if connection.data("list_tickers"):
                     return
-        except (OSError, CheckError, ValueError):
+        except FAULTS:
             pass  # the checks will say so, if it stays like this
         time.sleep(0.1)
 
@@ -393,7 +406,7 @@ def run(check: Callable[[Connection], str], options: argparse.Namespace) -> bool
     try:
         with Connection(options) as connection:
             found = check(connection)
-    except (CheckError, QuoteShmError, OSError, LookupError, TypeError, ValueError) as error:
+    except FAULTS as error:
         text = str(error) or type(error).__name__
         print(f"FAIL  {name:20} {text[:300]}", flush=True)
         return False
