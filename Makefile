@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 
 PIP_INSTALL = -m pip --disable-pip-version-check --quiet install
 
-.PHONY: run test test-oldest lint bench soak clean
+.PHONY: run test test-oldest lint bench soak crash hostile clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/twistd -n --pidfile= quoteshm --port $(PORT) --synthetic
@@ -34,7 +34,15 @@ bench: $(VENV)/.dev
 
 # A minute of reading in every way, while a daemon publishes 100 batches a second and is killed.
 soak: $(VENV)/.dev
-	$(VENV)/bin/python -m tests.processes.soak
+	$(VENV)/bin/python -m tests.campaigns.soak
+
+# 1,500 kills of the daemon, at random and at each named step, under readers of all kinds.
+crash: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.campaigns.crash
+
+# Clients that mean no good, at a daemon that is to mind none of them; the last minute all at once.
+hostile: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.campaigns.hostile
 
 clean:
 	rm -rf $(VENV) $(VENV_OLDEST) .cache dist build _trial_temp* .pytest_cache .mypy_cache \

@@ -119,6 +119,22 @@ class ReadTimeoutError(SegmentError, TimeoutError):
         self.timeout_s, self.attempts = timeout_s, attempts
 
 
+# -- the archive -----------------------------------------------------------------------------
+
+
+class ArchiveFileError(QuoteShmError):
+    """A file of the archive cannot be used: damaged, or of another version, source or ticker."""
+
+    def __init__(self, path: Path, found: str, expected: str) -> None:
+        self.path, self.found, self.expected = path, found, expected
+        super().__init__(f"{path}: {self.why}")
+
+    @property
+    def why(self) -> str:
+        """What is wrong with it, without its name."""
+        return f"found {self.found}, expected {self.expected}"
+
+
 # -- what was asked for ----------------------------------------------------------------------
 
 

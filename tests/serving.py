@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from quoteshm.wire.operations import Context
+    from quoteshm.wire.protocol import Turns
 
 
 class WatchedFactory(QuoteFactory):
     """A factory that knows which connections are open."""
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
+    def __init__(self, context: Context, turns: Turns) -> None:
+        super().__init__(context, turns)
         self.open: set[QuoteProtocol] = set()
         self.made = 0
         self._waiting: list[Deferred[None]] = []
@@ -73,7 +74,7 @@ class ServedCase(unittest.TestCase):
         self.reactor: Any = reactor
         self.market = Market(self.directory)
         self.addCleanup(self.market.writer.close)
-        self.factory = WatchedFactory(self.market.context)
+        self.factory = WatchedFactory(self.market.context, self.reactor)
         self.addCleanup(self.factory.closed)
         self.listen()
 

@@ -7,13 +7,17 @@ of the log, and exit status 1.
 
 from __future__ import annotations
 
+import errno
+import functools
+import grp
 import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from twisted.application.service import MultiService, Service
 from twisted.internet import defer, task
@@ -34,10 +38,13 @@ from twisted.python.failure import Failure
 
 from quoteshm.clock import Clock, SystemClock
 from quoteshm.errors import QuoteShmError, SettingsError
+from quoteshm.market.archive import Archive
 from quoteshm.market.quotes import QuoteCache
 from quoteshm.service import options as settings_options
+from quoteshm.service.archiver import ArchiveService
 from quoteshm.service.publisher import Publisher
 from quoteshm.service.refresh import EAGER, PATIENT, RefreshService
+from quoteshm.service.worker import Worker
 from quoteshm.shm.segment import SegmentSpec
 from quoteshm.shm.writer import SegmentWriter
 from quoteshm.wire.operations import Context
@@ -50,6 +57,10 @@ if TYPE_CHECKING:
     from quoteshm.sources.base import Source
 
 HEARTBEAT_S: Final = 1.0
+#: So long the source waits for the archive; a disk that does not answer then is not waited for.
+LOAD_WAIT_S: Final = 30.0
+#: Reading Parquet is work; while it is done, most of the time, Python is free for the reactor.
+ARCHIVE_THREADS: Final = 2
 
 
 # -- services --------------------------------------------------------------------------------
@@ -136,7 +147,7 @@ class Listener(Service):
             endpoint = serverFromString(self._reactor, self._description)
             listening = endpoint.listen(self._factory)
         except CannotListenError:
-            raise
+            raise  # a kind of Exception, but no matter of the description
         except Exception as error:
             # What a plugin of Twisted's raises for a description that it cannot read.
             expected = f"a Twisted endpoint ({error})"
@@ -144,9 +155,18 @@ class Listener(Service):
         problems: list[Failure] = []
         listening.addCallbacks(self._opened, problems.append)
         if problems:
-            problems[0].raiseException()
+            self._refuse(problems[0])
         # An endpoint of a plugin may take its time; what it ends with is told at least.
         listening.addCallback(lambda _: self._log_problems(problems))
+
+    def _refuse(self, problem: Failure) -> NoReturn:
+        """Raise what is wrong: an address of some other machine is a bad value."""
+        error = problem.value
+        cause = getattr(error, "socketError", None)  # an OSError, or words
+        if getattr(cause, "errno", None) == errno.EADDRNOTAVAIL:
+            option, found = "--interface or --endpoint", getattr(error, "interface", "")
+            raise SettingsError(option, found, "an address of this machine") from error
+        problem.raiseException()
 
     def _opened(self, port: Any) -> None:  # noqa: ANN401 (an interface, to no type checker)
         self._port = port
@@ -203,6 +223,7 @@ class Daemon(MultiService):
         self._reactor, self._clock, self._start_failed = reactor, clock, start_failed
         self.refresh: RefreshService | None = None
         self.publisher: Publisher | None = None
+        self.archiver: ArchiveService | None = None
         spec = SegmentSpec(
             max_tickers=settings.room(len(self.tickers)),
             kinds=settings.kinds,
@@ -233,7 +254,7 @@ class Daemon(MultiService):
         debug = self.settings.log_level == "debug"
         cache = QuoteCache(writer, self._clock)
         context = Context(writer, cache, self.settings.max_line_bytes, self.describe)
-        factory = QuoteFactory(context, log_traffic=debug)
+        factory = QuoteFactory(context, self._reactor, log_traffic=debug)
         for description in self.settings.endpoints:
             Listener(self._reactor, description, factory).setServiceParent(self)  # type: ignore[no-untyped-call]
         self.publisher = Publisher(writer, self._clock, verbose=debug)
@@ -250,7 +271,33 @@ class Daemon(MultiService):
             rng=random.Random(),  # noqa: S311 (for jitter)
             patience=PATIENT if self.settings.source == "yahoo" else EAGER,
         )
-        self.refresh.setServiceParent(self)  # type: ignore[no-untyped-call]
+        if self.settings.state_dir is None:
+            self.refresh.setServiceParent(self)  # type: ignore[no-untyped-call]
+        else:
+            self._start_archive(writer, self.settings.state_dir)
+
+    def _start_archive(self, writer: SegmentWriter, state_dir: Path) -> None:
+        """Load what is archived, and only then ask the source, which is told of all of it."""
+        worker = Worker(self._reactor, "archive", ARCHIVE_THREADS)
+        self.archiver = ArchiveService(
+            Archive(state_dir / "archive", self.source.name, self.source.adjustment),
+            writer,
+            self.tickers,
+            run=worker.run,
+            reactor=self._reactor,
+            clock=self._clock,
+        )
+        self.archiver.setServiceParent(self)  # type: ignore[no-untyped-call]
+        loaded = self.archiver.loaded
+        loaded.addTimeout(LOAD_WAIT_S, self._reactor, onTimeoutCancel=self._log_slow_load)
+        loaded.addCallback(self._start_refresh)
+
+    def _log_slow_load(self, _result: object, timeout_s: float) -> None:
+        self.log.warn("the archive is not loaded after {seconds} s", seconds=timeout_s)
+
+    def _start_refresh(self, _result: object) -> None:
+        if self.running and self.refresh is not None:
+            self.refresh.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def stopService(self) -> defer.Deferred[None]:
         """Stop the refreshes first, the segment last."""
@@ -286,6 +333,8 @@ class Daemon(MultiService):
             told["last_success_ms"] = self.refresh.last_success_ms
             told["error"] = self.refresh.error
             told["ticker_status"] = self.refresh.status()
+        if self.archiver is not None:
+            told["archive"] = self.archiver.describe()
         return told
 
 
@@ -312,7 +361,8 @@ def make_source(settings: Settings, clock: Clock) -> tuple[Source, tuple[str, ..
         return _make_files(settings)
     from quoteshm.sources.yahoo import Yahoo  # noqa: PLC0415 (as said above)
 
-    return Yahoo(clock), settings.tickers
+    cache_dir = None if settings.state_dir is None else settings.state_dir / "yfinance"
+    return Yahoo(clock, cache_dir=cache_dir), settings.tickers
 
 
 def _make_files(settings: Settings) -> tuple[Source, tuple[str, ...]]:
@@ -333,10 +383,32 @@ def _make_files(settings: Settings) -> tuple[Source, tuple[str, ...]]:
     return source, tickers
 
 
+def _check_place(settings: Settings) -> None:
+    """Refuse a folder or a group for the segment that this machine does not have."""
+    if not settings.shm:
+        return
+    if not settings.shm_dir.is_dir():
+        raise SettingsError("--shm-dir", str(settings.shm_dir), "a folder")
+    if settings.shm_group is not None:
+        try:
+            grp.getgrnam(settings.shm_group)
+        except KeyError:
+            expected = "a group of this machine"
+            raise SettingsError("--shm-group", settings.shm_group, expected) from None
+
+
 def make_daemon(settings: Settings, start_failed: Callable[[Exception], None]) -> Daemon:
-    """Put the tree together; nothing is opened before it starts."""
+    """Put the tree together; nothing is opened before it starts.
+
+    Raises
+    ------
+    SettingsError
+        A folder or a group that an option names is not there.
+
+    """
     from twisted.internet import reactor  # noqa: PLC0415 (installs one: not when this is imported)
 
+    _check_place(settings)
     clock = SystemClock()
     source, tickers = make_source(settings, clock)
     return Daemon(settings, reactor, clock, source, tickers=tickers, start_failed=start_failed)
@@ -382,7 +454,33 @@ class _UnderTwistd(MultiService):
             name = twistd["logfile"] or ("-" if twistd["nodaemon"] else "twistd.log")
             observer = filtered(textFileLogObserver(_log_file(name)), self._options.settings)
             parent.setComponent(ILogObserver, observer)
+            _stop_at_hangup()
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+
+    def startService(self) -> None:
+        """Start the daemon, on a clock that does not jump."""
+        from twisted.internet import reactor  # noqa: PLC0415 (installs one: not when this is imported)
+
+        steady(reactor)
+        super().startService()  # type: ignore[no-untyped-call]
+
+
+def steady(reactor: Any) -> None:  # noqa: ANN401 (one of Twisted's, of several interfaces)
+    """Let a reactor schedule by time since boot, before it has anything to do.
+
+    Its own clock is the wall's: set back by an hour, that one would stop heartbeats and refreshes
+    for an hour.
+    """
+    reactor.seconds = functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+
+
+def _stop_at_hangup() -> None:
+    """Take a terminal that closes for SIGTERM: the segment would stay in memory otherwise."""
+    from twisted.internet import reactor  # noqa: PLC0415 (installs one: not when this is imported)
+
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not so under nohup
+        one = cast("Any", reactor)
+        signal.signal(signal.SIGHUP, lambda *_: one.callFromThread(one.stop))
 
 
 def _log_file(name: str) -> Any:  # noqa: ANN401 (a file, or one of Twisted's that is like one)
@@ -456,10 +554,12 @@ def serve(argv: Sequence[str]) -> int:
         return 1
     observer = filtered(textFileLogObserver(sys.stderr), options.settings)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+    steady(reactor)
     try:
         daemon.startService()
     except SystemExit:
         return 1
     reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
+    _stop_at_hangup()
     reactor.run()
     return 0

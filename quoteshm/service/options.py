@@ -28,6 +28,9 @@ from quoteshm.sources.synthetic import synthetic_tickers
 
 ENVIRONMENT: Final = "QUOTESHM_"
 LOG_LEVELS: Final = ("debug", "info", "warn", "error", "critical")
+#: Connections that may wait to be accepted: of a burst of more, some wait a second before they try
+#: again. Twisted's own default, 50, is reached by one client in a loop.
+BACKLOG: Final = 1024
 MAX_KINDS: Final = 8
 MAX_SYMBOL_NBYTES: Final = 32
 
@@ -91,7 +94,7 @@ def _read_name(text: str) -> str:
 def _read_mode(text: str) -> int:
     mode = int(text, 8)
     owner_writes, others_never = 0o600, 0o133  # readers of P4 cannot alter the segment
-    if mode & owner_writes != owner_writes or mode & others_never or mode > 0o777:  # noqa: PLR2004 (all the bits)
+    if mode & owner_writes != owner_writes or mode & others_never or not 0 <= mode <= 0o777:  # noqa: PLR2004 (all the bits)
         raise ValueError(text)
     return mode
 
@@ -121,7 +124,7 @@ def _read_tickers(text: str) -> tuple[str, ...]:
 
 
 def _read_text(text: str) -> str:
-    if not text:
+    if not text or "\0" in text:
         raise ValueError(text)
     return text
 
@@ -234,6 +237,12 @@ OPTIONS: Final = (
         "room for so many tickers; by default twice those at the start, and at least 64",
     ),
     Option("keep-segment", None, None, "leave the segment in place when the daemon stops"),
+    Option(
+        "state-dir",
+        Check("a folder", _read_path),
+        None,
+        "folder of the archive, which outlives the machine's start; without it there is none",
+    ),
     Option("max-line-bytes", _whole(256, 16_777_216), "65536", "longest request"),
     Option("config", Check("a TOML file", _read_text), None, "TOML file with these options", "c"),
     Option("log-level", _one_of(*LOG_LEVELS), "info", f"{', '.join(LOG_LEVELS)}"),
@@ -402,6 +411,7 @@ def _derive(given: Mapping[str, _Given]) -> Settings:
         shm_group=value("shm-group"),
         max_tickers=max_tickers,
         keep_segment=value("keep-segment", default=False),
+        state_dir=value("state-dir"),
         max_line_bytes=value("max-line-bytes"),
         log_level=value("log-level"),
     )
@@ -433,7 +443,7 @@ def _choose_tickers(given: Mapping[str, _Given], source: str) -> tuple[str, ...]
 def _choose_endpoints(given: Mapping[str, _Given]) -> tuple[str, ...]:
     """Put the port beside the endpoints only where somebody asked for it."""
     interface = quoteStringArgument(given["interface"].value)
-    port = f"tcp:{given['port'].value}:interface={interface}"
+    port = f"tcp:{given['port'].value}:interface={interface}:backlog={BACKLOG}"
     if "endpoint" not in given:
         return (port,)
     wanted: tuple[str, ...] = given["endpoint"].value

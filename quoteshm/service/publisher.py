@@ -20,7 +20,7 @@ from quoteshm.market.bars import Flaw, Merge, Problem, merge, sound, validate
 from quoteshm.model import DAY_MS, FIELDS, INTERVALS, Bars, SeriesKind, Ticker
 from quoteshm.shm import layout
 from quoteshm.shm.batch import Batch, History, Quotes, Ticks
-from quoteshm.sources.base import Known, TickerBars, TickerTicks, Unchanged
+from quoteshm.sources.base import Known, LastPrice, TickerBars, TickerTicks, Unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -91,8 +91,8 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _State:
-    """A series as it will stand: bars, and the forming one last if there is one."""
+class State:
+    """A series as it is to stand: bars, and the forming one last if there is one."""
 
     kind: SeriesKind
     bars: Bars
@@ -122,13 +122,21 @@ class Publisher:
         # By identity: a source gives the same tuple as long as they are the same tickers.
         self._rows: dict[int, tuple[tuple[str, ...], Rows]] = {}
         self._problems: dict[tuple[str, str], tuple[Problem, ...]] = {}
+        # Series that a smaller segment had cut: asked for as if nothing of them were known, once.
+        self._cut = {
+            (writer.tickers[row].symbol, interval)
+            for interval, capacity in writer.grown.items()
+            for row in np.flatnonzero(_held(writer.series(interval)) >= capacity).tolist()
+        }
 
     # -- what is published -------------------------------------------------------------------
 
     def known(self, ticker: str, interval: str) -> Known | None:
-        """Tell the newest published bar of a series; nothing where there is none."""
+        """Tell the newest published bar of a series; nothing where all of it is to be fetched."""
         row = self.writer.row_of.get(ticker)
         if row is None or interval not in self._kinds or not self._is_there(row):
+            return None
+        if (ticker, interval) in self._cut:
             return None
         state = self.writer.series(interval)[row]
         if int(state["flags"]) & layout.HAS_FORMING:
@@ -356,9 +364,10 @@ class Publisher:
             current, forming = NO_BARS, False
             if self._is_there(row):
                 current, forming = self.writer.history(row, interval)
-            state = _State(kind, current)
+            state = State(kind, current)
             given = result.series.get(interval)
             if given is not None:
+                self._cut.discard((ticker, interval))
                 bars, problems = validate(given.bars.time, given.bars.ohlcv)
                 self._note(ticker, interval, problems)
                 last = len(given.bars) and len(bars) and bars.time[-1] == given.bars.time.max()
@@ -380,9 +389,9 @@ class Publisher:
         self._price(part, row, result, states)
         return part
 
-    def _price(self, part: _Part, row: int, result: TickerBars, states: Sequence[_State]) -> None:
+    def _price(self, part: _Part, row: int, result: TickerBars, states: Sequence[State]) -> None:
         """Add the quote, or say that it is confirmed where it is the same as before."""
-        made = _quote(result, states, self.clock.wall_ms())
+        made = quote_of(result.last_price, states, self.clock.wall_ms())
         if made is None:
             message = "no bars that could be published"
             raise BatchError(message)
@@ -434,6 +443,12 @@ def _names(result: TickerBars | TickerTicks | Unchanged) -> tuple[str, ...]:
     return (result.ticker.symbol,) if isinstance(result, TickerBars) else result.tickers
 
 
+def _held(series: NDArray[np.void]) -> NDArray[np.uint64]:
+    """Count the bars of each series row, the forming one included."""
+    held: NDArray[np.uint64] = series["count"] + (series["flags"] & layout.HAS_FORMING)
+    return held
+
+
 def _numbers(rows: Rows) -> NDArray[np.intp]:
     """Give row numbers as an array."""
     return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
@@ -466,23 +481,22 @@ def _batch(parts: Sequence[_Part], updated_ms: int) -> Batch:
     )
 
 
-def _after(kind: SeriesKind, current: Bars, history: History) -> _State:
+def _after(kind: SeriesKind, current: Bars, history: History) -> State:
     """Give the newest bars as they stand once a history is published."""
     if history.replace or not len(current):
-        return _State(kind, history.bars)
+        return State(kind, history.bars)
     at = int(np.searchsorted(current.time, history.bars.time[0]))
-    return _State(kind, history.bars, float(current.field("close")[at - 1]) if at else np.nan)
+    return State(kind, history.bars, float(current.field("close")[at - 1]) if at else np.nan)
 
 
-def _quote(
-    result: TickerBars, states: Sequence[_State], now_ms: int
+def quote_of(
+    last: LastPrice | None, states: Sequence[State], now_ms: int
 ) -> tuple[int, NDArray[np.float64]] | None:
     """Make the quote of a ticker: the source's own, else of the finest bar and its day.
 
     A bar does not say when within its interval its last price was made: at the latest at its end,
     and not later than now.
     """
-    last = result.last_price
     if last is not None:
         values = (last.open, last.high, last.low, last.price, last.volume, last.prev_close)
         return last.ts_ms, np.array(values)
@@ -512,7 +526,7 @@ def _quote(
     return ts_ms, np.array(values)
 
 
-def _close_before(state: _State) -> float:
+def _close_before(state: State) -> float:
     """Give the close of the last bar but one."""
     closes = state.bars.field("close")
     return float(closes[-2]) if len(closes) > 1 else state.before

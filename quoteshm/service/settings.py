@@ -17,7 +17,7 @@ DEFAULT_TICKERS = (
 class Settings:
     """What the daemon was told. Durations in seconds, sizes in bytes."""
 
-    endpoints: tuple[str, ...] = ("tcp:9000:interface=127.0.0.1",)
+    endpoints: tuple[str, ...] = ("tcp:9000:interface=127.0.0.1:backlog=1024",)
     source: str = "yahoo"
     tickers: tuple[str, ...] = DEFAULT_TICKERS  # empty with "files": those of the folder
     files: Path | None = None
@@ -32,6 +32,7 @@ class Settings:
     shm_group: str | None = None
     max_tickers: int | None = None  # as `room` says
     keep_segment: bool = False
+    state_dir: Path | None = None  # of the archive; there is none without it
     max_line_bytes: int = 65_536
     log_level: str = "info"
 

@@ -59,6 +59,7 @@ class History:
     forming: bool
     replace: bool = False
     restated: int = 0  # how many published bars this one changes: counted in the row
+    updated_ms: int | None = None  # when the bars last changed, where not with this batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,12 +74,16 @@ class Quotes:
         When each price was made, milliseconds UTC.
     values : ndarray of float64, shape (n, 6)
         Open, high, low, price, volume, previous close; NaN where unknown.
+    updated_ms : ndarray of int64, shape (n,), optional
+        Of quotes out of an archive: when each was last confirmed, by a clock that may have been
+        another one. They are stale until they are confirmed again.
 
     """
 
     rows: Rows
     ts_ms: NDArray[np.int64]
     values: NDArray[np.float64]
+    updated_ms: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -87,19 +87,21 @@ def adopted(epoch: int) -> int:
 def attempts(timeout_s: float, clock: Callable[[], float] = time.monotonic) -> Iterator[int]:
     """Count the tries of a read: a few at once, then after short growing pauses.
 
+    The time counts from the first try on, so that tries that copy much are fewer.
+
     Raises
     ------
     ReadTimeoutError
         When the time is up.
 
     """
-    for attempt in range(_IMMEDIATE_RETRIES):
-        yield attempt
     deadline = clock() + timeout_s
-    pause_s, attempt = _FIRST_PAUSE_S, _IMMEDIATE_RETRIES
+    yield 0
+    pause_s, attempt = _FIRST_PAUSE_S, 1
     while (left_s := deadline - clock()) > 0:
-        time.sleep(min(pause_s, left_s))
+        if attempt >= _IMMEDIATE_RETRIES:
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         yield attempt
         attempt += 1
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
     raise ReadTimeoutError(timeout_s, attempt)

@@ -82,7 +82,8 @@ Quote row, 128 bytes::
         48  volume                f64
         56  prev_close            f64
         64  updated_ms            i64      when it was last confirmed
-        72  updated_boot_ms       i64      the same by CLOCK_BOOTTIME
+        72  updated_boot_ms       i64      the same by CLOCK_BOOTTIME; -2**62 for what came out of
+                                           an archive and has not been confirmed since
         80  changed_epoch         u64      the even epoch of the commit that wrote the row
 
 Series row, 128 bytes::
@@ -143,6 +144,9 @@ CLOSED: Final = 2
 # Quote row flags
 PRESENT: Final = 1
 REMOVED: Final = 2
+
+#: The age of a quote that came out of an archive, and has not been confirmed since: stale.
+UNCONFIRMED_BOOT_MS: Final = -(1 << 62)
 
 # Series row flags
 HAS_FORMING: Final = 1

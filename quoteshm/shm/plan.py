@@ -149,6 +149,10 @@ class Planner:
         new[:, table.TS] = quotes.ts_ms.view(np.uint64)
         new.view(np.float64)[:, table.VALUES] = quotes.values
         new[:, table.STAMPS] = stamps
+        if quotes.updated_ms is not None:
+            _expect("quotes", "updated_ms", quotes.updated_ms, (n,), np.int64)
+            new.view(np.int64)[:, table.UPDATED_MS] = quotes.updated_ms
+            new.view(np.int64)[:, table.UPDATED_BOOT_MS] = layout.UNCONFIRMED_BOOT_MS
         return new
 
     def _check_rows(self, rows: Rows) -> None:
@@ -159,9 +163,11 @@ class Planner:
             if not (rows.step is None and 0 <= start <= stop <= count):
                 raise BatchError(f"rows {rows}: expected a plain slice within 0 to {count}")
             return
+        if not isinstance(rows, np.ndarray) or rows.dtype != np.intp or rows.ndim != 1:
+            raise BatchError(f"rows {rows!r:.80}: expected a slice, or intp numbers")
         if len(rows) and not 0 <= rows.min() <= rows.max() < count:
             raise BatchError(f"rows {rows.min()} to {rows.max()}: expected 0 to {count - 1}")
-        if len(rows) and np.bincount(rows).max() > 1:
+        if not _distinct(rows):
             raise BatchError("rows: found one given twice, expected distinct ones")
 
     def _plan_series(self, kind: KindGeometry, batch: Batch) -> SeriesPlan:
@@ -201,7 +207,9 @@ class Planner:
     def _plan_ticks(self, kind: KindGeometry, plan: SeriesPlan, ticks: Ticks) -> list[History]:
         """Plan one bar for each of many tickers; give back those whose block is full."""
         rows, full = ticks.rows, list[History]()
-        new = self._series[kind.index][rows].copy()
+        new = self._series[kind.index][rows]
+        if isinstance(rows, slice):  # numbers have copied it
+            new = new.copy()
         times = ticks.time.view(np.uint64)
         ticked = (new[:, table.TIME] == times) & (
             (new[:, table.SERIES_FLAGS] & layout.HAS_FORMING) != 0
@@ -276,10 +284,13 @@ class Planner:
         histories: Mapping[int, History],
     ) -> None:
         rows = np.array(sorted(histories), np.intp)
-        new = self._series[kind.index][rows].copy()
+        new = self._series[kind.index][rows]
         for words, row in zip(new, rows.tolist(), strict=True):
             self._plan_history(kind, plan, words, histories[row])
         self._stamp(kind, rows, new)
+        for words, row in zip(new, rows.tolist(), strict=True):
+            if (updated_ms := histories[row].updated_ms) is not None:
+                words.view(np.int64)[table.LAST_UPDATE] = updated_ms
         plan.rows.append((rows, new))
 
     def _plan_history(
@@ -376,6 +387,15 @@ def _check_history(one: History, count: int) -> None:
     _expect(f"row {one.row}", "ohlcv", one.bars.ohlcv, (5, n), np.float64)
     if not (np.diff(one.bars.time) > 0).all():
         raise BatchError(f"row {one.row} {one.interval}: expected times that increase strictly")
+
+
+def _distinct(rows: NDArray[np.intp]) -> bool:
+    """Tell whether no row is given twice, at a cost that follows how many are given."""
+    if len(rows) <= 1:
+        return True
+    if rows.max() < 64 * len(rows):  # counting is much faster than sorting where rows are dense
+        return int(np.bincount(rows).max()) == 1
+    return len(np.unique(rows)) == len(rows)
 
 
 def _twice(said: Sequence[Ticks]) -> set[int]:

@@ -193,6 +193,8 @@ class StockDataReader(Mapping[str, "Entry"]):
             if self._last is not None:
                 self._left_epoch = max(self._left_epoch, self._last.epoch())
             self._attached = self._last = found
+            if self._is_closed:  # by another thread, in the meantime
+                self._attached = self._last = None
             return found
 
     def _look_for_successor(self, attached: Attachment) -> None:
@@ -694,6 +696,8 @@ def _to_ms(moment: Moment, time_zone: str) -> int:
     if isinstance(moment, int | np.integer):
         return int(moment)
     stamp = pd.Timestamp(moment)
+    if pd.isna(stamp):
+        raise ValueError(f"since: found {moment!r}, expected a time")
     if stamp.tzinfo is None:  # of an hour that comes twice the first; one that is skipped ends
         stamp = stamp.tz_localize(time_zone, ambiguous=True, nonexistent="shift_forward")
     return int(stamp.as_unit("ms").asm8.astype(np.int64))

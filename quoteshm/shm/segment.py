@@ -14,6 +14,7 @@ import mmap
 import os
 import stat
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -47,6 +48,7 @@ DEFAULT_DIRECTORY: Final = Path("/dev/shm")  # noqa: S108  POSIX shared memory l
 _SAFE_OPEN: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _MADV_POPULATE_WRITE: Final = 23  # Linux 5.14; not named by the mmap module
 _FLOCK: Final = "hhqqi4x"  # struct flock of 64-bit Linux
+_LOOKS, _BETWEEN_LOOKS_S = 25, 0.002  # for the pid of a writer that has just taken the lock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -462,6 +464,18 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(path.name + ".new")
 
 
+def reclaim(path: Path) -> None:
+    """Free the memory of a segment that a dead writer of this user's left half made.
+
+    For who holds the writer lock. What is not ours stays.
+    """
+    leftover = temporary_path(path)
+    with contextlib.suppress(OSError):
+        found = leftover.lstat()
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+            leftover.unlink()
+
+
 def _open_new(path: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE_OPEN
     with contextlib.suppress(FileExistsError):
@@ -647,10 +661,21 @@ class WriterLock:
             raise
 
     def _take(self, segment_path: Path) -> None:
-        if not _try_lock(self._fd.number):
-            raise WriterRunningError(segment_path, self._pid())
-        os.ftruncate(self._fd.number, 0)
-        os.pwrite(self._fd.number, b"%d\n" % os.getpid(), 0)
+        for _ in range(_LOOKS):
+            if _try_lock(self._fd.number):
+                return self._sign()
+            pid = self._pid()
+            if pid is not None and Path(f"/proc/{pid}").exists():
+                raise WriterRunningError(segment_path, pid)
+            time.sleep(_BETWEEN_LOOKS_S)  # it has the lock, and is about to say who it is
+        raise WriterRunningError(segment_path, self._pid())
+
+    def _sign(self) -> None:
+        """Leave the pid for others to read; the lock holds without it."""
+        text = b"%d\n" % os.getpid()
+        with contextlib.suppress(OSError):  # no memory left, not even for this
+            os.pwrite(self._fd.number, text, 0)
+            os.ftruncate(self._fd.number, len(text))
 
     def _open(self) -> int:
         try:
@@ -672,6 +697,11 @@ class WriterLock:
     def _pid(self) -> int | None:
         text = os.pread(self._fd.number, 32, 0).strip()
         return int(text) if text.isdigit() else None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is held here: not after `release`, and not in a forked child."""
+        return self._fd.number >= 0
 
     def release(self) -> None:
         """Let go; harmless twice."""

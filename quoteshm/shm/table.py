@@ -23,6 +23,8 @@ VALUES: Final = slice(
     layout.word(layout.QUOTE_ROW, "open"),
     layout.word(layout.QUOTE_ROW, "prev_close") + 1,
 )
+UPDATED_MS: Final = layout.word(layout.QUOTE_ROW, "updated_ms")
+UPDATED_BOOT_MS: Final = layout.word(layout.QUOTE_ROW, "updated_boot_ms")
 STAMPS: Final = slice(
     layout.word(layout.QUOTE_ROW, "updated_ms"),
     layout.word(layout.QUOTE_ROW, "changed_epoch") + 1,

@@ -61,6 +61,9 @@ class SegmentWriter:
         Whether `open` carried on in a segment that was there.
     refused : SegmentError or None
         Why a segment of ours that was there could not be carried on with, and was replaced.
+    grown : dict of str to int
+        The intervals that have more room than in the segment that was adopted, and the capacity
+        they had there: what it held may be less than there is.
 
     """
 
@@ -74,6 +77,7 @@ class SegmentWriter:
     ) -> None:
         self.spec, self.adopted = spec, False
         self.refused: SegmentError | None = None
+        self.grown: dict[str, int] = {}
         self._clock, self._lock = clock, lock
         self._acquire, self._release = fences()
         self._tickers: list[Ticker] = []
@@ -127,6 +131,7 @@ class SegmentWriter:
         except (LayoutMismatchError, TruncatedError, CorruptSegmentError) as error:
             refused = error  # ours, by its magic and owner, but of no use
         else:
+            segment.reclaim(spec.path)
             return cls._carry_on(spec, clock, lock, mapped, fd)
         mapped, fd = segment.create(spec, clock)
         if damaged is not None:  # its readers go on to the new one, and their epochs with them
@@ -162,6 +167,13 @@ class SegmentWriter:
         else:
             writer._replace(wanted, keep=same_data)
             writer.adopted = same_data
+            if same_data:
+                had = dict(found.kinds)
+                writer.grown = {
+                    interval: had[interval]
+                    for interval, capacity in wanted.kinds
+                    if capacity > had.get(interval, capacity)
+                }
             if not same_data:
                 writer.refused = SegmentError(
                     f"{spec.path}: found bars of {found.source}, adjustment {found.adjustment}, "
@@ -211,7 +223,7 @@ class SegmentWriter:
 
         Harmless twice; nothing can be published after it.
         """
-        if self._is_closed:
+        if self._is_closed or self._is_in_child:
             return
         self._is_closed = True
         self._map.cells[layout.STATE_WORD] = layout.CLOSED
@@ -243,6 +255,13 @@ class SegmentWriter:
         """Refuse to write once the lock is gone: the segment may be another writer's by now."""
         if self._is_closed:
             raise SegmentError(f"{self.spec.path}: this writer is closed")
+        if self._is_in_child:
+            raise SegmentError(f"{self.spec.path}: this writer is the parent process's")
+
+    @property
+    def _is_in_child(self) -> bool:
+        """Whether this is a forked child's copy: the map is shared, the lock is not."""
+        return self._lock is not None and not self._lock.is_held
 
     # -- what is there -----------------------------------------------------------------------
 
@@ -552,7 +571,12 @@ class SegmentWriter:
 def _anonymous_map(spec: SegmentSpec, clock: Clock) -> SegmentMap:
     geometry = Geometry.of(spec.max_tickers, spec.kinds)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    mapped = SegmentMap(mmap.mmap(-1, geometry.size, flags), geometry)
+    try:
+        memory = mmap.mmap(-1, geometry.size, flags)
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise SegmentError(f"{geometry.size} bytes of memory: {why}") from error
+    mapped = SegmentMap(memory, geometry)
     segment.fill(mapped, spec, clock)
     segment.complete(mapped)
     return mapped
@@ -578,8 +602,10 @@ def _check_ticker(ticker: Ticker) -> None:
             nbytes = len(text.encode())
         except UnicodeEncodeError:
             raise BatchError(f"{name} {text!r}: expected Unicode that can be encoded") from None
-        if nbytes > room or "\0" in text or (name == "symbol" and not text):
+        if nbytes > room or (name == "symbol" and not text):
             raise BatchError(f"{name} {text!r}: found {nbytes} bytes, expected 1 to {room}")
+        if not text.isprintable():  # it goes into logs and onto terminals
+            raise BatchError(f"{name} {text!r}: found a control character, expected none")
     try:
         zoneinfo.ZoneInfo(ticker.time_zone)
     except (LookupError, ValueError, OSError):

@@ -7,12 +7,14 @@ the rest is dropped as it comes, and one `Overlong` stands in its place.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HEAD_NBYTES: Final = 256
+_BLANK_LINES: Final = re.compile(rb"\s*\n")
 
 
 class Overlong(NamedTuple):
@@ -71,6 +73,7 @@ class LineFramer:
             line = self._keep_rest() if end < 0 else self._take(end)
             if line and not (isinstance(line, bytes) and line.isspace()):
                 return line
+            self._skip_blank_lines()
         raise StopIteration
 
     def finish(self) -> bytes | Overlong | None:
@@ -79,6 +82,14 @@ class LineFramer:
         if len(line) > self.max_line_bytes:
             return self._overlong(line)
         return line if line.strip() else None
+
+    def _skip_blank_lines(self) -> None:
+        """Skip a run of them at once: a chunk may be full of them, and no reply slows who sends."""
+        if not self._partial and not self._dropping:
+            # In a run of so many bytes no line is too long.
+            run = _BLANK_LINES.match(self._chunk, self._at, self._at + self.max_line_bytes)
+            if run is not None:
+                self._at = run.end()
 
     def _take(self, end: int) -> bytes | Overlong | None:
         """Take the line that ends at ``end``, with what came of it before this chunk."""

@@ -2,7 +2,8 @@
 
 Replies are written a chunk at a time, and never faster than the client reads them: when the
 transport says that it has enough, neither the lines that are here are answered nor more are read,
-until it asks for more.
+until it asks for more. Nor are more than some lines of one client answered at a time: then all the
+others have their turn.
 """
 # ruff: noqa: N802  methods named as Twisted calls them
 
@@ -23,13 +24,25 @@ from quoteshm.wire import operations
 from quoteshm.wire.framing import LineFramer, Overlong
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from quoteshm.errors import RequestError
     from quoteshm.wire.operations import Context
 
 #: Replies of one chunk are written together, up to about this many bytes: what one write may add,
 #: besides one reply, to the memory of a client that does not read.
 WRITE_NBYTES: Final = 65_536
+#: Lines of one client that are answered in one turn of the reactor. A chunk can hold 2,000 requests
+#: and more, for whose answers all other clients and the market would have to wait 0.1 s.
+TURN_LINES: Final = 64
 LOGGED_NBYTES: Final = 256
+
+
+class Turns(Protocol):
+    """What is asked of the reactor: another turn."""
+
+    def callLater(self, delay: float, callable: Callable[[], None]) -> object:  # noqa: A002  Twisted's
+        """Call something later."""
 
 
 class _Transport(Protocol):
@@ -37,6 +50,7 @@ class _Transport(Protocol):
 
     def write(self, data: bytes) -> None: ...
     def loseConnection(self) -> None: ...
+    def pauseProducing(self) -> None: ...
     def resumeProducing(self) -> None: ...
     def registerProducer(self, producer: object, streaming: bool) -> None: ...  # noqa: FBT001  Twisted's
     def unregisterProducer(self) -> None: ...
@@ -50,6 +64,8 @@ class QuoteProtocol(LineReceiver):
     ----------
     context : Context
         What requests are answered from.
+    turns : Turns
+        The reactor.
     peer : str
         The client's address, for the log.
     log_traffic : bool
@@ -60,12 +76,16 @@ class QuoteProtocol(LineReceiver):
     delimiter = b"\n"
     log = Logger()
 
-    def __init__(self, context: Context, peer: str = "", *, log_traffic: bool = True) -> None:
+    def __init__(
+        self, context: Context, turns: Turns, peer: str = "", *, log_traffic: bool = True
+    ) -> None:
         self.context, self.peer, self.log_traffic = context, peer, log_traffic
+        self._turns = turns
         self._framer = LineFramer(context.max_line_bytes)
         self._replies: list[bytes] = []
         self._replies_nbytes = 0
         self._answering = False
+        self._awaits_turn = False  # has answered enough for now, though there are more lines
         self._ended = False  # the client has sent its last byte
 
     # -- what the transport calls ------------------------------------------------------------
@@ -84,9 +104,7 @@ class QuoteProtocol(LineReceiver):
     def resumeProducing(self) -> None:
         """Go on with the lines that are here, then with reading: the client has caught up."""
         self.paused = False
-        self._answer_lines()
-        if not self.paused and not self._ended:
-            self._transport.resumeProducing()
+        self._go_on()
 
     def readConnectionLost(self) -> None:
         """Give a client that has closed its half all its replies, then close the other half."""
@@ -122,20 +140,39 @@ class QuoteProtocol(LineReceiver):
         self._send(answer.reply)
 
     def _answer_lines(self) -> None:
-        """Answer the lines that are here, as long as the transport takes the replies."""
-        if self.paused or self._answering:
+        """Answer the lines that are here: a turn's, as long as the transport takes the replies."""
+        if self.paused or self._answering or self._awaits_turn:
             return
         self._answering = True
         try:
-            for line in self._framer:
+            for count, line in enumerate(self._framer, 1):
                 self._answer(line)
                 if self.paused:
+                    return
+                if count == TURN_LINES:
+                    self._await_turn()
                     return
             if self._ended:
                 self._end()
         finally:
             self._answering = False
             self._flush()
+
+    def _await_turn(self) -> None:
+        """Leave the rest, and what is still to be read, until all others had their turn."""
+        self._awaits_turn = True
+        if not self._ended:
+            self._transport.pauseProducing()
+        self._turns.callLater(0, self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._awaits_turn = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._answer_lines()
+        if not (self.paused or self._awaits_turn or self._ended):
+            self._transport.resumeProducing()
 
     def _answer(self, line: bytes | Overlong) -> None:
         if isinstance(line, Overlong):
@@ -192,6 +229,8 @@ class QuoteFactory(ServerFactory):
     ----------
     context : Context
         What requests are answered from.
+    turns : Turns
+        The reactor.
     log_traffic : bool
         Whether each request and each reply is logged, at debug. To be turned off where nobody
         listens at that level: a log event costs more than an answer.
@@ -200,12 +239,13 @@ class QuoteFactory(ServerFactory):
 
     noisy = False
 
-    def __init__(self, context: Context, *, log_traffic: bool = True) -> None:
-        self.context, self.log_traffic = context, log_traffic
+    def __init__(self, context: Context, turns: Turns, *, log_traffic: bool = True) -> None:
+        self.context, self.turns, self.log_traffic = context, turns, log_traffic
 
     def buildProtocol(self, addr: object) -> QuoteProtocol:
         """Make the protocol of one connection."""
-        protocol = QuoteProtocol(self.context, peer_name(addr), log_traffic=self.log_traffic)
+        peer = peer_name(addr)
+        protocol = QuoteProtocol(self.context, self.turns, peer, log_traffic=self.log_traffic)
         protocol.factory = self
         return protocol
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -61,6 +62,17 @@ def test_it_serves_and_takes_its_segment_away(folder: Path, command: tuple[str, 
         status = running.stop()
 
     assert status in ENDED
+    assert not running.segment.exists()
+    assert "Traceback" not in running.log
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_a_terminal_that_closes_stops_it_as_well(folder: Path, command: tuple[str, ...]) -> None:
+    """SIGHUP; the segment would stay in memory otherwise."""
+    with daemon(folder, "--synthetic", command=command) as running:
+        running.wait_for(r"epoch \d+: 20 tickers")
+        assert running.stop(signal.SIGHUP) == 0
+
     assert not running.segment.exists()
     assert "Traceback" not in running.log
 
@@ -157,6 +169,20 @@ def test_every_endpoint_is_listened_at(folder: Path) -> None:
             connection.connect(str(path))
             connection.sendall(b'{"v":1,"id":"a","type":"ping"}\n')
             assert b'"response"' in connection.recv(1000)
+        assert running.ask("ping")["type"] == "response"
+
+
+def test_a_burst_of_connections_waits_for_the_daemon(folder: Path) -> None:
+    """Each is made at once, while the daemon does something else; refused ones wait a second."""
+    with daemon(folder, "--synthetic") as running, contextlib.ExitStack() as stack:
+        port = running.port
+        running.process.send_signal(signal.SIGSTOP)
+        try:
+            for _ in range(500):
+                address = ("127.0.0.1", port)
+                stack.enter_context(socket.create_connection(address, timeout=0.9))
+        finally:
+            running.process.send_signal(signal.SIGCONT)
         assert running.ask("ping")["type"] == "response"
 
 

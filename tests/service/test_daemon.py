@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from twisted.application.service import Application, Service
 from twisted.internet import defer
 from twisted.internet.error import CannotListenError
+from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver, LogLevel
 from twisted.trial import unittest
@@ -168,6 +171,29 @@ class TestDaemon(Case):
                 one.startService()
             assert self.segment.exists() == there_before
 
+    def test_an_address_of_another_machine_is_a_bad_value(self) -> None:
+        """And names the options it can be given by."""
+
+        def not_here(*_: object, **__: object) -> None:
+            raise CannotListenError("10.9.9.9", 7, OSError(errno.EADDRNOTAVAIL, "not here"))
+
+        self.patch(self.reactor, "listenTCP", not_here)
+        with pytest.raises(NotStartedError) as caught:
+            self.make().startService()
+        assert str(caught.value.__cause__).startswith("--interface or --endpoint: found '10.9.9.9'")
+
+    def test_a_folder_or_a_group_that_is_not_there_is_a_bad_value(self) -> None:
+        """Before anything is opened, and only where there is a segment."""
+        for changes, option in (
+            ({"shm_dir": self.folder / "none"}, "--shm-dir"),
+            ({"shm_group": "no such group"}, "--shm-group"),
+        ):
+            settings = replace(self.settings, **changes)
+            with pytest.raises(SettingsError) as caught:
+                daemon.make_daemon(settings, lambda _: None)
+            assert caught.value.option == option
+            daemon.make_daemon(replace(settings, shm=False), lambda _: None)
+
     def test_an_endpoint_that_fails_late_is_told(self) -> None:
         """A plugin's may take its time; the daemon serves at the others meanwhile."""
         late: defer.Deferred[None] = defer.Deferred()
@@ -209,6 +235,17 @@ class TestSources(Case):
             with pytest.raises(SettingsError) as caught:
                 daemon.make_source(settings, self.clock)
             assert caught.value.option == "--files"
+
+
+class TestClock(unittest.TestCase):
+    """What the reactor schedules by."""
+
+    def test_a_wall_clock_that_is_set_back_holds_nothing_up(self) -> None:
+        """Time since boot is what counts."""
+        one = SelectReactor()
+        daemon.steady(one)
+        due_s = one.callLater(5, int).getTime()
+        assert 0 <= time.clock_gettime(time.CLOCK_BOOTTIME) + 5 - due_s < 1
 
 
 class TestLog(Case):

@@ -53,6 +53,7 @@ SAMPLES = {
     "shm-mode": ("0600", "0644", "640", "shm_mode"),
     "shm-group": ("a", "b", "c", "shm_group"),
     "max-tickers": ("100", "200", "300", "max_tickers"),
+    "state-dir": ("/a", "/b", "/c", "state_dir"),
     "max-line-bytes": ("1000", "2000", "3000", "max_line_bytes"),
     "log-level": ("debug", "warn", "error", "log_level"),
 }
@@ -115,7 +116,7 @@ def test_a_toml_file_has_numbers_and_lists() -> None:
 
     found = settings("--config", "q.toml", files={"q.toml": text})
 
-    assert found.endpoints == ("tcp:1:interface=127.0.0.1",)
+    assert found.endpoints == ("tcp:1:interface=127.0.0.1:backlog=1024",)
     assert (found.source, found.refresh_s, found.tickers) == ("synthetic", 2.5, ("A", "B"))
     assert found.kinds == (SeriesKind("1d", 50), SeriesKind("1m", 60))
 
@@ -166,7 +167,7 @@ def test_tickers_come_from_a_file_with_comments() -> None:
 def test_an_endpoint_takes_the_ports_place_unless_the_port_is_asked_for() -> None:
     """Also across the places where options are given."""
     unix = ("--endpoint", "unix:/run/q", "--endpoint", "tcp:1")
-    port = "tcp:7:interface=127.0.0.1"
+    port = "tcp:7:interface=127.0.0.1:backlog=1024"
 
     assert settings(*unix).endpoints == ("unix:/run/q", "tcp:1")
     assert settings(*unix, "--port", "7").endpoints == (port, "unix:/run/q", "tcp:1")
@@ -176,7 +177,7 @@ def test_an_endpoint_takes_the_ports_place_unless_the_port_is_asked_for() -> Non
 
 def test_an_address_with_colons_is_quoted() -> None:
     """An IPv6 address would be taken for arguments of the endpoint."""
-    assert settings("--interface", "::1").endpoints == (r"tcp:9000:interface=\:\:1",)
+    assert settings("--interface", "::1").endpoints == (r"tcp:9000:interface=\:\:1:backlog=1024",)
     assert settings("--interface", "localhost") == settings()
 
 
@@ -232,6 +233,8 @@ def test_the_room_grows_with_the_tickers_at_the_start() -> None:
         (["--shm-mode", "0666"], "--shm-mode"),
         (["--shm-mode", "0440"], "--shm-mode"),
         (["--shm-mode", "rw"], "--shm-mode"),
+        (["--shm-mode=-200"], "--shm-mode"),
+        (["--shm-dir", "a\0b"], "--shm-dir"),
         (["--max-tickers", "19"], "--max-tickers"),
         (["--max-line-bytes", "10"], "--max-line-bytes"),
         (["--log-level", "loud"], "--log-level"),

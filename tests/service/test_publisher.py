@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from itertools import count
 from pathlib import Path
@@ -104,6 +105,31 @@ def test_a_history_gives_bars_and_a_quote() -> None:
     assert (quote["open"], quote["high"], quote["low"]) == (2.0, 5.0, 0.0)
     assert (quote["price"], quote["volume"], quote["prev_close"]) == (3.0, 30.0, 2.0)
     assert (quote["ts_ms"], quote["updated_ms"]) == (NOW_MS, NOW_MS)
+
+
+def test_a_series_that_a_smaller_segment_had_cut_is_asked_for_as_a_whole(tmp_path: Path) -> None:
+    """Once; one that was not full there has all there is."""
+    clock = FakeClock()
+
+    def publisher(capacity: int) -> Publisher:
+        kinds = (SeriesKind("1d", capacity),)
+        spec = SegmentSpec(
+            max_tickers=4, kinds=kinds, source="synthetic", freshness_ms=1000, directory=tmp_path
+        )
+        return Publisher(SegmentWriter.open(spec, clock), clock)
+
+    small = publisher(3)
+    small.publish([days("AAPL", 1.0, 2.0, 3.0, 4.0), days("NEW", 7.0, 8.0)])
+    assert small.known("AAPL", "1d") is not None
+    small.writer.close(unlink=False)
+    large = publisher(10)
+    assert large.known("AAPL", "1d") is None
+    assert large.known("NEW", "1d") is not None
+    large.publish([days("AAPL", 1.0, 2.0, 3.0, 4.0)])
+    assert large.known("AAPL", "1d") is not None
+    bars_now, _ = large.writer.history(large.writer.row_of["AAPL"], "1d")
+    assert list(bars_now.field("close")) == [1.0, 2.0, 3.0, 4.0]
+    large.writer.close()
 
 
 def test_the_price_of_a_closed_bar_was_made_at_its_end_at_the_latest() -> None:
@@ -435,11 +461,13 @@ def test_nothing_on_the_ticks_path_costs_by_the_ticker() -> None:
         desk.publisher.publish([ticks(tickers, [1.0] * n)])
         answer, calls = ticks(tickers, [2.0] * n), count()
 
+        gc.disable()  # what it calls is other tests' leftovers
         sys.setprofile(lambda *_, calls=calls: next(calls))
         try:
             desk.publisher.publish([answer])
         finally:
             sys.setprofile(None)
+            gc.enable()
         counts.add(next(calls))
 
     assert len(counts) == 1

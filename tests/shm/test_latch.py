@@ -62,8 +62,20 @@ def test_tries_come_at_once_first_and_then_slower_until_the_time_is_up() -> None
 
 
 def test_a_read_with_no_time_is_still_tried() -> None:
-    """A few times, at once."""
+    """Once."""
     tries = list[int]()
     with pytest.raises(ReadTimeoutError):
         tries.extend(latch.attempts(0))
     assert len(tries) >= 1
+
+
+def test_tries_that_take_long_are_not_repeated_behind_the_deadline() -> None:
+    """The time counts from the first one on."""
+    now = [0.0]
+    tries = latch.attempts(0.05, lambda: now[0])
+    for attempt in range(2):
+        assert next(tries) == attempt
+        now[0] += 0.03
+    with pytest.raises(ReadTimeoutError) as caught:
+        next(tries)
+    assert caught.value.attempts == 2

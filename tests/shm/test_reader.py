@@ -207,6 +207,12 @@ def test_last_is_at_least_one(last: int, reader: StockDataReader) -> None:
 FIFTH = START_MS + 5 * DAY_MS
 
 
+def test_a_time_that_is_none_is_refused(reader: StockDataReader) -> None:
+    """It would be taken for the beginning of time."""
+    with pytest.raises(ValueError, match="expected a time"):
+        reader.get_stock("AAPL", since=pd.NaT)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("since", "first"),
     [

@@ -9,8 +9,10 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -516,6 +518,21 @@ def test_a_leftover_of_a_writer_that_died_is_reclaimed(tmp_path: Path) -> None:
     writer.close()
 
 
+def test_a_leftover_does_not_stay_beside_an_adopted_segment(kept: Path) -> None:
+    """What a writer left that died while it made a larger one is memory nobody uses."""
+    leftover = kept.with_name(kept.name + ".new")
+    leftover.write_bytes(b"half of something")
+    writer = write(kept)
+    assert writer.adopted
+    assert not leftover.exists()
+    writer.close(unlink=False)
+
+    leftover.symlink_to(kept)
+    writer = write(kept)
+    assert leftover.is_symlink()
+    writer.close()
+
+
 def test_a_leftover_that_is_a_link_is_refused(tmp_path: Path) -> None:
     """A link under the temporary name is a trap, and its target is not touched."""
     target = tmp_path / "target"
@@ -645,6 +662,21 @@ def test_a_lock_with_nonsense_in_it_is_taken(tmp_path: Path) -> None:
     writer.close()
 
 
+def test_a_pid_of_nobody_in_a_lock_that_is_held_is_looked_at_again(tmp_path: Path) -> None:
+    """Its holder has just taken it, and the file still tells of the one before."""
+    writer, lock = write(tmp_path / "shm0"), tmp_path / "shm0.lock"
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    lock.write_text(f"{gone.pid}\n")
+    signing = threading.Timer(0.01, lock.write_text, (f"{os.getpid()}\n",))
+    signing.start()
+    with pytest.raises(WriterRunningError) as caught:
+        write(tmp_path / "shm0")
+    assert caught.value.pid == os.getpid()
+    signing.join()
+    writer.close()
+
+
 def test_a_reader_who_locks_the_segment_does_not_stop_the_writer(make_market: MakeMarket) -> None:
     """A read-only descriptor can hold a read lock; a new writer goes on without its own."""
     market = make_market([AAPL])
@@ -694,6 +726,15 @@ def test_a_segment_that_finds_no_room_leaves_nothing(small_disk: Path) -> None:
         SegmentWriter.open(spec, FixedClock())
     assert caught.value.needed > 1 << 20 >= caught.value.free
     assert [path.name for path in small_disk.iterdir()] == ["shm0.lock"]
+
+
+def test_a_disk_too_full_for_a_pid_is_no_bar_to_a_lock(small_disk: Path) -> None:
+    """What is full is told by the segment's own error."""
+    with (small_disk / "hog").open("wb", buffering=0) as hog, suppress(OSError):
+        while hog.write(bytes(4096)):
+            pass
+    with pytest.raises(SegmentFullError):
+        SegmentWriter.open(spec_in(small_disk), FixedClock())
 
 
 def fill_blocks(market: Market, rows: Iterator[int]) -> None:

@@ -267,6 +267,11 @@ BAD: dict[str, Callable[[], Batch]] = {
         0, quotes=[Quotes(ALL, np.zeros(3, np.int64), np.zeros((3, 5)))]
     ),
     "quotes of an unknown row": lambda: Batch(0, quotes=[make_quotes(at(7), 1.0)]),
+    "rows that are no numbers": lambda: Batch(
+        0,
+        quotes=[replace(make_quotes(at(0), 1.0), rows=np.zeros(1))],  # type: ignore[arg-type]
+    ),
+    "distant rows given twice": lambda: Batch(0, quotes=[make_quotes(at(0, 2, 0), 1.0)]),
     "confirmed twice": lambda: Batch(0, confirmed=at(0, 0)),
     "removed unknown": lambda: Batch(0, removed=[5]),
     "removed twice": lambda: Batch(0, removed=[1, 1]),
@@ -356,6 +361,8 @@ def test_symbols_of_up_to_32_bytes_of_unicode_are_kept(symbol: str, market: Mark
         Ticker("x" * 33),
         Ticker("a\0b"),
         Ticker("a\0"),
+        Ticker("new\nline"),
+        Ticker("\x1b[2J"),
         Ticker("\ud800"),
         Ticker("X", "123456789"),
         Ticker("X", "USD", "America/" + "x" * 48),
@@ -635,6 +642,22 @@ def test_a_closed_writer_writes_nothing_and_closes_again(make_market: MakeMarket
             late()
     assert image(second.writer) == before
     assert second.reader().writer_status() == "live"
+
+
+def test_a_forked_child_can_neither_write_nor_close(market: Market) -> None:
+    """The map is the parent's too, and so is the right to write."""
+    before = image(market.writer)
+    market.writer._lock._fd.close()  # type: ignore[union-attr]  # what a fork does in the child
+    for late in (
+        lambda: market.publish(quotes=[make_quotes(at(0), 1.0)]),
+        lambda: market.writer.enlist([IBM]),
+        market.writer.heartbeat,
+    ):
+        with pytest.raises(SegmentError, match="the parent process's"):
+            late()
+    market.writer.close()
+    assert image(market.writer) == before
+    assert market.path.exists()
 
 
 def test_closing_twice_is_harmless(market: Market) -> None:

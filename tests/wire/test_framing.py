@@ -93,6 +93,18 @@ def test_an_overlong_line_is_said_once_and_before_it_ends() -> None:
     assert list(framer) == [b"next"]
 
 
+def test_blank_lines_cost_next_to_nothing() -> None:
+    """They are answered by nothing, so nothing else would hold back who sends them."""
+    framer = LineFramer(65_536)
+    started = time.process_time()
+    for blank in (b"\n", b"\r\n", b" \n", b"  \t\n"):
+        for _ in range(64):
+            framer.feed(blank * (65_536 // len(blank)) + b"{}\n")
+            assert list(framer) == [b"{}"]
+    # Line by line it would take seconds.
+    assert time.process_time() - started < 1
+
+
 def test_one_byte_at_a_time_takes_time_in_proportion() -> None:
     """A line of a megabyte, byte by byte, and a megabyte of short lines in one chunk."""
     started = time.process_time()

@@ -18,6 +18,7 @@ from quoteshm.wire import operations
 from quoteshm.wire.operations import Context
 from quoteshm.wire.protocol import (
     LOGGED_NBYTES,
+    TURN_LINES,
     WRITE_NBYTES,
     QuoteFactory,
     QuoteProtocol,
@@ -36,6 +37,28 @@ PING = b'{"v":1,"id":1,"type":"ping"}\n'
 PEER = IPv4Address("TCP", "192.0.2.7", 50_000)
 
 
+class Turns:
+    """A reactor that comes round when the test says so: a `task.Clock` skips over turns."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] = []
+
+    def callLater(  # noqa: N802  Twisted's, as is the argument's name
+        self,
+        delay: float,
+        callable: Callable[[], None],  # noqa: A002
+    ) -> None:
+        """Keep it for the next turn."""
+        assert delay == 0
+        self.waiting.append(callable)
+
+    def turn(self) -> None:
+        """Call what waits, and nothing that comes to wait meanwhile."""
+        calls, self.waiting = self.waiting, []
+        for call in calls:
+            call()
+
+
 class Transport(StringTransport):
     """A transport that counts writes, and pauses its producer as a real one does."""
 
@@ -44,6 +67,7 @@ class Transport(StringTransport):
         self.writes: list[bytes] = []
         self.room = room  # what it takes before the client reads
         self.queued = 0
+        self.turns = Turns()
 
     def write(self, data: bytes) -> None:
         """Take bytes; ask for a pause when there are too many."""
@@ -58,14 +82,21 @@ class Transport(StringTransport):
         self.queued = 0
         if self.producer is not None:
             self.producer.resumeProducing()
+        self.turn_on()
+
+    def turn_on(self) -> None:
+        """Give the protocol all the turns that it asks for."""
+        while self.turns.waiting:
+            self.turns.turn()
 
 
 def connect(
     context: Context, room: int | None = None, *, log_traffic: bool = True
 ) -> tuple[QuoteProtocol, Transport]:
     """Give a protocol that is connected."""
-    protocol = QuoteFactory(context, log_traffic=log_traffic).buildProtocol(PEER)
     transport = Transport(room)
+    factory = QuoteFactory(context, transport.turns, log_traffic=log_traffic)
+    protocol = factory.buildProtocol(PEER)
     protocol.makeConnection(transport)
     return protocol, transport
 
@@ -265,6 +296,67 @@ class PausingTests(Case):
         assert transport.value() == b""
 
 
+class TurnTests(Case):
+    """A client that asks much at once, and all the others."""
+
+    def answered(self, transport: Transport) -> int:
+        """Count the replies."""
+        replies: bytes = transport.value()
+        return replies.count(b"\n")
+
+    def test_a_turn_answers_so_many_lines_and_no_more(self) -> None:
+        """The rest is not answered, and no more is read, before the reactor came round."""
+        protocol, transport = connect(self.context)
+        protocol.dataReceived(PING * (2 * TURN_LINES + 5))
+        for count in (TURN_LINES, 2 * TURN_LINES):
+            assert self.answered(transport) == count
+            assert transport.producerState == "paused"
+            protocol.dataReceived(b"")
+            assert self.answered(transport) == count
+            transport.turns.turn()
+        assert self.answered(transport) == 2 * TURN_LINES + 5
+        assert transport.producerState == "producing"
+        assert not transport.turns.waiting
+
+    def test_bad_lines_count_and_blank_ones_do_not(self) -> None:
+        """Errors take as long as answers do."""
+        for lines, count in ((b"x\n" * 1000, TURN_LINES), (b"\n" * 1000 + PING, 1)):
+            protocol, transport = connect(self.context, log_traffic=False)
+            protocol.dataReceived(lines)
+            assert self.answered(transport) == count
+
+    def test_a_client_that_stops_reading_gives_up_its_turn(self) -> None:
+        """It goes on when it has caught up."""
+        protocol, transport = connect(self.context, room=100)
+        protocol.dataReceived(PING * (TURN_LINES + 5))
+        assert protocol.paused
+        transport.turns.turn()
+        assert self.answered(transport) == TURN_LINES
+        assert transport.producerState == "paused"
+        transport.drain()
+        transport.drain()
+        assert self.answered(transport) == TURN_LINES + 5
+        assert transport.producerState == "producing"
+
+    def test_a_client_that_has_caught_up_still_waits_its_turn(self) -> None:
+        """To be answered, and to be read from."""
+        protocol, transport = connect(self.context)
+        protocol.dataReceived(PING * (TURN_LINES + 5))
+        protocol.resumeProducing()
+        assert self.answered(transport) == TURN_LINES
+        assert transport.producerState == "paused"
+        transport.turn_on()
+        assert self.answered(transport) == TURN_LINES + 5
+
+    def test_a_client_that_is_gone_has_no_turn(self) -> None:
+        """What it asked for is forgotten."""
+        protocol, transport = connect(self.context)
+        protocol.dataReceived(PING * (TURN_LINES + 5))
+        protocol.stopProducing()
+        transport.turn_on()
+        assert self.answered(transport) == TURN_LINES
+
+
 class EndingTests(Case):
     """A client that has sent its last byte."""
 
@@ -274,6 +366,7 @@ class EndingTests(Case):
         protocol.dataReceived(stream)
         assert IHalfCloseableProtocol.providedBy(protocol)
         protocol.readConnectionLost()
+        transport.turn_on()
         return transport
 
     def test_a_half_closed_client_gets_all_its_replies(self) -> None:

@@ -1,6 +1,6 @@
 """Read a real daemon in every way while it publishes, kill it, and go on reading.
 
-``python -m tests.processes.soak --seconds 60 --kills 5`` runs a daemon on synthetic bars, 100
+``python -m tests.campaigns.soak --seconds 60 --kills 5`` runs a daemon on synthetic bars, 100
 batches a second, its clock so fast that bars close and blocks fill all the time. A second process
 reads quotes, histories, views, snapshots and panels, and checks of each:
 
@@ -16,13 +16,13 @@ It ends with a table, and with exit status 1 if anything was torn, lost or hung.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ import numpy as np
 import pandas as pd
 
 from quoteshm import QuoteShmError, StockDataReader
+from tests.campaigns.reading import Tally, report
+from tests.campaigns.stamped import check, keep
 from tests.processes.daemons import daemon, unique_name
 
 MINUTE_MS = 60_000
@@ -51,16 +53,6 @@ DAEMON = (
 )
 
 
-class TornError(Exception):
-    """A read gave what was never published."""
-
-
-def check(good: object, what: str) -> None:
-    """Stop at a read that gave what was never published."""
-    if not good:
-        raise TornError(what)
-
-
 class Watch:
     """Reads a segment, and holds each read against those before it."""
 
@@ -79,9 +71,9 @@ class Watch:
         newest = frame["Close"].iloc[:closed]
         if known is not None:
             both = newest.index.intersection(known.index)
-            check(len(both) or newest.index[0] > known.index[-1], f"{ticker}: history is gone")
-            check((newest[both] == known[both]).all(), f"{ticker}: a closed bar has changed")
-            check(newest.index[-1] >= known.index[-1], f"{ticker}: history went back in time")
+            keep(len(both) or newest.index[0] > known.index[-1], f"{ticker}: history is gone")
+            keep((newest[both] == known[both]).all(), f"{ticker}: a closed bar has changed")
+            keep(newest.index[-1] >= known.index[-1], f"{ticker}: history went back in time")
         self.closed[ticker] = newest
 
     def history(self, ticker: str) -> None:
@@ -100,7 +92,7 @@ class Watch:
         """Read a quote."""
         quote = self.reader.get_quote(ticker)
         check(quote.low <= quote.price <= quote.high, "a quote")
-        check(quote.updated_ms >= self.updated_ms, "a quote went back in time")
+        keep(quote.updated_ms >= self.updated_ms, "a quote went back in time")
 
     def snapshot(self, _ticker: str) -> None:
         """Copy the market."""
@@ -108,7 +100,7 @@ class Watch:
         updated = {quote.updated_ms for quote in snapshot.quotes.values()}
         check(len(updated) == 1, f"a snapshot of {len(updated)} batches")
         check(len(snapshot.quotes) == len(self.tickers), "a snapshot without all tickers")
-        check(snapshot.epoch >= self.epoch, "the epoch went back")
+        keep(snapshot.epoch >= self.epoch, "the epoch went back")
         self.epoch, self.updated_ms = snapshot.epoch, max(self.updated_ms, *updated)
 
     def panel(self, _ticker: str) -> None:
@@ -135,34 +127,20 @@ def read(folder: str, name: str, seconds: float) -> dict[str, Any]:
         watch.snapshot,
         watch.panel,
     ]
-    counts: Counter[str] = Counter()
-    first, longest_s = reader.snapshot_state.epoch, 0.0
+    tally, first = Tally(), reader.snapshot_state.epoch
     until = time.monotonic() + seconds
-    problems: list[str] = []
-    while time.monotonic() < until and not problems:
-        ticker = watch.tickers[counts.total() % len(watch.tickers)]
+    while time.monotonic() < until and not tally.problems:
+        ticker = watch.tickers[tally.reads.total() % len(watch.tickers)]
         for way in ways:
-            begun = time.perf_counter()
-            try:
-                way(ticker)
-            except (TornError, QuoteShmError) as error:
-                problems.append(f"{way.__name__}: {error!r}")
-            longest_s = max(longest_s, time.perf_counter() - begun)
-            counts[way.__name__] += 1
-    commits = (reader.snapshot_state.epoch - first) // 2
-    return {
-        "reads": dict(counts),
-        "problems": problems,
-        "commits": commits,
-        "longest_ms": round(longest_s * 1000, 1),
-    }
+            tally.read(way.__name__, functools.partial(way, ticker))
+    return {"commits": (reader.snapshot_state.epoch - first) // 2, **tally.told()}
 
 
 def run(seconds: float, kills: int) -> dict[str, Any]:
     """Run a daemon and a reader; kill the one under the other; give the reader's counts."""
     name, adoptions = unique_name(), 0
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        command = [sys.executable, "-m", "tests.processes.soak", "--read", folder, name]
+        command = [sys.executable, "-m", "tests.campaigns.soak", "--read", folder, name]
         watcher = None
         for life in range(kills + 1):
             with daemon(Path(folder), *DAEMON, name=name) as running:
@@ -201,15 +179,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--read", nargs=2, metavar=("FOLDER", "NAME"), help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.read:
         print(json.dumps(read(said.read[0], said.read[1], said.seconds)))  # noqa: T201  to the parent
         return 0
-    result = run(said.seconds, said.kills)
-    for key, value in result.items():
-        print(f"{key:12} {value}")  # noqa: T201  the campaign's table
-    return 1 if result["problems"] else 0
+    return report(run(said.seconds, said.kills), as_json=said.json)
 
 
 if __name__ == "__main__":

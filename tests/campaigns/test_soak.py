@@ -1,6 +1,6 @@
 """A short run of the campaign in `soak`."""
 
-from tests.processes import soak
+from tests.campaigns import soak
 
 
 def test_nothing_is_torn_while_a_daemon_publishes_and_is_killed() -> None:

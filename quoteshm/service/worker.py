@@ -1,0 +1,63 @@
+"""Threads for what may block: files on a disk that is slow, or does not answer at all."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorFromThreads
+
+T = TypeVar("T")
+
+
+class Worker:
+    """Does things in threads of its own, and nobody ever waits for these.
+
+    They are none of the reactor's pool: a process could not end before a disk answers.
+
+    Parameters
+    ----------
+    reactor : IReactorFromThreads
+        Where results are delivered.
+    name : str
+        What the threads are called.
+    threads : int
+        How many there are.
+
+    """
+
+    def __init__(self, reactor: IReactorFromThreads, name: str, threads: int = 1) -> None:
+        self._reactor, self._threads = reactor, threads
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        for _ in range(threads):
+            threading.Thread(target=self._loop, name=name, daemon=True).start()
+
+    def run(self, work: Callable[[], T]) -> Deferred[T]:
+        """Have something done; its result, or what it raises, comes in the reactor's thread."""
+        done: Deferred[T] = Deferred()
+
+        def job() -> None:
+            result: Any
+            try:
+                result = work()
+            except Exception:  # noqa: BLE001 (it is handed over)
+                result = Failure()
+            self._reactor.callFromThread(done.callback, result)
+
+        self._jobs.put(job)
+        return done
+
+    def stop(self) -> None:
+        """End the threads after what has been asked of them."""
+        for _ in range(self._threads):
+            self._jobs.put(None)
+
+    def _loop(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
