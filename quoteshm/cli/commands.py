@@ -82,6 +82,16 @@ format_options = _together(
     click.option("--csv", "forced", flag_value="csv", help="Print CSV."),
 )
 
+segment_options = _together(
+    click.option("--shm-name", metavar="NAME", help="Read this segment, and ask no server for it."),
+    click.option(
+        "--shm-dir",
+        metavar="DIR",
+        type=click.Path(file_okay=False),
+        help="Its folder, by default /dev/shm.",
+    ),
+)
+
 asking = _together(format_options, server_options, timeout_option)
 
 
@@ -152,6 +162,13 @@ def list_(forced: str | None, host: str, port: int, timeout_s: float) -> None:
                 output.console().print(columns)
 
 
+def _check_tickers(tickers: tuple[str, ...], *, everything: bool) -> None:
+    if everything == bool(tickers):
+        found = "both TICKER and --all" if everything else "neither TICKER nor --all"
+        message = f"found {found}, expected one of them"
+        raise click.UsageError(message)
+
+
 @cli.command
 @click.argument("tickers", metavar="TICKER...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every ticker.")
@@ -170,10 +187,7 @@ def get(  # noqa: PLR0913 (a command line's options)
     A ticker without one is named on standard error, and makes the exit status 1; the others are
     printed.
     """
-    if everything == bool(tickers):
-        found = "both TICKER and --all" if everything else "neither TICKER nor --all"
-        message = f"found {found}, expected one of them"
-        raise click.UsageError(message)
+    _check_tickers(tickers, everything=everything)
     wanted = list(dict.fromkeys(tickers))
     with _connect(host, port, timeout_s) as client:
         answer = client.get_quotes(None if everything else wanted)
@@ -382,13 +396,7 @@ def _fact(name: str, value: object) -> str:
     show_default=True,
     help="Column to sort by at the start.",
 )
-@click.option("--shm-name", metavar="NAME", help="Read this segment, and ask no server for it.")
-@click.option(
-    "--shm-dir",
-    metavar="DIR",
-    type=click.Path(file_okay=False),
-    help="Its folder, by default /dev/shm.",
-)
+@segment_options
 @format_options
 @server_options
 def top(  # noqa: PLR0913 (a command line's options)
@@ -428,6 +436,58 @@ def top(  # noqa: PLR0913 (a command line's options)
         complain(look.writer.words)
     for ticker in missing:
         complain(UnknownTickerError(ticker))
+    return 1 if missing else 0
+
+
+@cli.command
+@click.argument("tickers", metavar="TICKER...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every ticker.")
+@click.option("--interval", metavar="I", help="1d, 1m, ...; by default the segment's first.")
+@click.option(
+    "--format",
+    "forced",
+    type=click.Choice(["csv", "parquet", "arrow"]),
+    help="By default what the file's name ends with, else csv. All but csv take pyarrow.",
+)
+@click.option(
+    "--output",
+    "-o",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    default="-",
+    show_default="standard output",
+    help="Where to write; the file is there once it is whole.",
+)
+@segment_options
+@server_options
+def export(  # noqa: PLR0913 (a command line's options)
+    tickers: tuple[str, ...],
+    *,
+    everything: bool,
+    interval: str | None,
+    forced: str | None,
+    output: str,
+    shm_name: str | None,
+    shm_dir: str | None,
+    host: str,
+    port: int,
+) -> int:
+    """Write the bars of tickers into one file, out of shared memory.
+
+    One row a bar, the tickers one after the other; the last bar of each is the forming one, if
+    there is one. A ticker that is not there is named on standard error, and makes the exit status
+    1; the others are written.
+    """
+    _check_tickers(tickers, everything=everything)
+    from quoteshm.cli import export as exporting  # noqa: PLC0415 (start-up time)
+    from quoteshm.shm.reader import StockDataReader  # noqa: PLC0415 (the same)
+
+    kind = exporting.Kind.of(forced, output)
+    with StockDataReader(host, port, shm_name=shm_name, shm_dir=shm_dir) as reader:
+        wanted = reader.list_tickers() if everything else list(dict.fromkeys(tickers))
+        missing = exporting.export(reader, wanted, interval, kind, output)
+    for problem in missing:
+        complain(problem)
     return 1 if missing else 0
 
 

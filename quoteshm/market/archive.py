@@ -61,9 +61,8 @@ MAX_NBYTES: Final = 1 << 30
 
 _PRICES: Final = ("open", "high", "low", "price", "volume", "prev_close")
 _KEY: Final = "quoteshm."
-_DIGEST_NBYTES: Final = 16
-_DIGEST_MARK: Final = b"blake2b:"
-_NO_DIGEST: Final = b"0" * (2 * _DIGEST_NBYTES)
+_DIGEST_MARK: Final = b"sha256:"
+_NO_DIGEST: Final = b"0" * 64
 _TEXTS: Final = "texts"  # the member of an .npz file that holds them, as JSON
 
 
@@ -421,7 +420,7 @@ def _parquet_bytes(columns: Columns, texts: Texts) -> bytes:
     sink = arrow.BufferOutputStream()
     # Without the Arrow schema: it would hold all of the texts a second time.
     with parquet.ParquetWriter(
-        sink, table.schema, compression="snappy", use_dictionary=False, store_schema=False
+        sink, table.schema, compression="lz4", use_dictionary=False, store_schema=False
     ) as writer:
         writer.write_table(table)
         marked = {_KEY + name: text for name, text in texts.items()}
@@ -477,7 +476,11 @@ def _from_parquet(data: bytes) -> tuple[Columns, Texts]:
     for name in table.column_names:
         column = table[name]
         whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-        columns[name] = whole.to_numpy(zero_copy_only=False)
+        if arrow.types.is_timestamp(whole.type):  # as they stand: made by pyarrow it takes longer
+            filled = whole.cast(arrow.int64()).fill_null(NEVER)
+            columns[name] = filled.to_numpy().view("M8[ms]")
+        else:
+            columns[name] = whole.to_numpy(zero_copy_only=False)
     marked = {key.decode(): text.decode() for key, text in file.metadata.metadata.items()}
     return columns, {key.removeprefix(_KEY): text for key, text in marked.items()}
 
@@ -491,7 +494,7 @@ def _from_npz(data: bytes) -> tuple[Columns, Texts]:
 def _digest(data: bytes | bytearray, place: int) -> bytes:
     """Take the checksum of a file, with zeros where it stands."""
     with memoryview(data) as whole:
-        digest = hashlib.blake2b(whole[:place], digest_size=_DIGEST_NBYTES)
+        digest = hashlib.sha256(whole[:place])
         digest.update(_NO_DIGEST)
         digest.update(whole[place + len(_NO_DIGEST) :])
     return digest.hexdigest().encode()

@@ -99,6 +99,8 @@ class ArchiveService(Service):
     ----------
     loaded : Deferred
         Fires once everything that could be loaded has been published.
+    stopped : Deferred
+        Fires once nothing more is going to be written.
 
     """
 
@@ -116,6 +118,7 @@ class ArchiveService(Service):
     ) -> None:
         self.archive, self.writer = archive, writer
         self.loaded: defer.Deferred[None] = defer.Deferred()
+        self.stopped: defer.Deferred[None] = defer.Deferred()
         self.written_ms: int | None = None
         self._run, self._reactor, self._clock = run, reactor, clock
         self._start = WarmStart(
@@ -177,6 +180,7 @@ class ArchiveService(Service):
             await flushing
         if self._lock is not None:
             self._lock.release()
+        self.stopped.callback(None)
 
     def _log_slow_stop(self, _result: object, timeout_s: float) -> None:
         self.log.warn("the archive was not written within {seconds} s", seconds=timeout_s)

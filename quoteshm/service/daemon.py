@@ -287,6 +287,7 @@ class Daemon(MultiService):
             reactor=self._reactor,
             clock=self._clock,
         )
+        self.archiver.stopped.addCallback(lambda _: worker.stop())
         self.archiver.setServiceParent(self)  # type: ignore[no-untyped-call]
         loaded = self.archiver.loaded
         loaded.addTimeout(LOAD_WAIT_S, self._reactor, onTimeoutCancel=self._log_slow_load)

@@ -198,13 +198,15 @@ class StockDataReader(Mapping[str, "Entry"]):
             return found
 
     def _look_for_successor(self, attached: Attachment) -> None:
-        """Leave, now and then, a segment whose writer is silent and whose name is gone."""
+        """Leave, now and then, a segment whose writer is dead or silent and whose name is gone."""
         now_ms = _boot_ms()
         if now_ms < self._next_look_ms:
             return
         self._next_look_ms = now_ms + _LOOK_EACH_MS
+        if os.fstat(attached.fd.number).st_nlink:
+            return
         age_ms = now_ms - int(attached.map.superblock["heartbeat_boot_ms"])
-        if not 0 <= age_ms <= _HUNG_AFTER_MS and not os.fstat(attached.fd.number).st_nlink:
+        if not 0 <= age_ms <= _HUNG_AFTER_MS or not segment.is_locked(attached.fd.number):
             self._attached = None
 
     def _after_fork(self) -> None:

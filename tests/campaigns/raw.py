@@ -22,6 +22,7 @@ from tests.campaigns.stamped import CORE, LEDGER, Memory
 
 DEADLINE_S: Final = 5.0
 LIVE: Final = 1
+SILENT_MS: Final = 5000
 Quotes = dict[str, tuple[float, ...]]
 
 
@@ -56,8 +57,10 @@ class Segment:
         """Whether it is time to open the name again."""
         if self.words[24 // 8] != LIVE:
             return True
+        if os.fstat(self.fd).st_nlink:
+            return False
         age_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 - self.words[384 // 8]
-        return age_ms > 1500 and not os.fstat(self.fd).st_nlink
+        return not self.is_written or age_ms > SILENT_MS
 
     @property
     def is_written(self) -> bool:

@@ -62,7 +62,7 @@ def bars(salts: NDArray[np.uint64] | int, places: Times, stamps: Times, words: F
     made = np.empty((5, len(places)))
     made[0], made[3] = stamps, words
     made[1] = np.maximum(made[0], words) + 1 + stamps % 7
-    made[2] = np.minimum(made[0], words) - 1 - stamps % 5
+    made[2] = np.minimum(made[0], words) - 6 + stamps % 5
     salts = np.broadcast_to(np.asarray(salts, np.uint64), places.shape)
     made[4] = (places << _SEAL_BITS) + _seals(salts, places, made[:4]).astype(np.int64)
     return made

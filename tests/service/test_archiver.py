@@ -15,11 +15,10 @@ from twisted.internet import defer, task
 from twisted.logger import globalLogPublisher
 from twisted.trial import unittest
 
-from quoteshm.errors import WriterRunningError
+from quoteshm.errors import BatchError, SegmentFullError, WriterRunningError
 from quoteshm.market.archive import Archive
 from quoteshm.market.quotes import QuoteCache
 from quoteshm.model import DAY_MS, MINUTE_MS, Bars, SeriesKind, Ticker
-from quoteshm.service import archiver as module
 from quoteshm.service.archiver import (
     INTRADAY_S,
     QUOTES_S,
@@ -106,10 +105,13 @@ class Life:
             self.archive,
             self.writer,
             wanted,
-            run=lambda work: self.run(work),
+            run=self._run_later,
             reactor=self.reactor,
             clock=self.clock,
         )
+
+    def _run_later(self, work: Callable[[], Any]) -> Any:
+        return self.run(work)  # as it is by then
 
     def start(self) -> Life:
         """Start, and load."""
@@ -148,8 +150,9 @@ class Case(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
         self.events: list[Any] = []
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        note: Any = self.events.append
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
 
     def life(self, *wanted: str, **spec: Any) -> Life:
         """Begin a life."""
@@ -414,9 +417,10 @@ class TestLoading(Case):
         life.publish("AAPL", bars=some_bars(3))
         life.pass_s(1)
         following = Bars(TODAY + DAY_MS * np.arange(1, 4), some_bars(3).ohlcv)
+        life.archive.take()
         life.publish("AAPL", bars=following)
         life.pass_s(2 * QUOTES_S)
-        assert "AAPL" not in life.archive.take()[1:]
+        assert set(life.archive.take()) == {"quotes"}
         life.service._lock.release()  # type: ignore[union-attr]
         after = self.life()
         assert after.history("AAPL")[0] == [TODAY - 2 * DAY_MS, TODAY - DAY_MS]
@@ -464,27 +468,54 @@ class TestLoading(Case):
         life = self.life(kinds=(SeriesKind("1d", 2),))
         assert life.history("AAPL")[0] == old.history("AAPL")[0][-2:]
 
-    def test_no_room_in_the_segment_is_no_end(self) -> None:
-        """What was refused is told; the rest of the daemon goes on."""
-        self.before()
-        life = Life(self.folder, "AAPL", "MSFT")
+    def refusing(self, refuse: Callable[[set[str]], None]) -> Life:
+        """Start with a writer that is asked before it publishes bars of tickers."""
+        symbols = ("AAPL", "BAD", "KO", "MSFT")
+        self.before(*symbols)
+        life = Life(self.folder, *symbols)
         write = life.writer.write_data
-        refused: list[str] = []
 
-        def refuse(batch: Batch) -> int:
-            if batch.histories:
-                rows = {life.writer.tickers[history.row].symbol for history in batch.histories}
-                if "AAPL" in rows:
-                    refused.extend(rows)
-                    raise module.BatchError if False else ValueError
+        def write_data(batch: Batch) -> int:
+            refuse({life.writer.tickers[history.row].symbol for history in batch.histories})
             return write(batch)
 
-        self.patch(life.writer, "write_data", refuse)
-        life.start()
-        assert refused
-        assert self.flushLoggedErrors(ValueError)
+        self.patch(life.writer, "write_data", write_data)
+        return life.start()
+
+    def test_a_ticker_that_is_refused_keeps_no_other_back(self) -> None:
+        """It is named; the others of its group are published."""
+
+        def refuse(symbols: set[str]) -> None:
+            if "BAD" in symbols:
+                raise BatchError("found this, expected that")
+
+        life = self.refusing(refuse)
+        assert [event["ticker"] for event in self.logged("is not loaded")] == ["BAD"]
+        assert [len(life.history(s)[0]) for s in ("AAPL", "BAD", "KO", "MSFT")] == [4, 0, 4, 4]
         assert life.service._looking.running
-        assert life.cache.tickers() == ["AAPL", "MSFT"]
+
+    def test_no_room_in_the_segment_is_no_end(self) -> None:
+        """It is told; the quotes are there, and the daemon goes on."""
+
+        def refuse(symbols: set[str]) -> None:
+            if symbols:
+                raise SegmentFullError(Path("shm0"), 2, 1)
+
+        life = self.refusing(refuse)
+        assert len(self.logged("not loaded any further")) == 1
+        assert len(life.cache.tickers()) == 4
+        assert life.service._looking.running
+        self.successResultOf(life.service.loaded)
+
+    def test_a_load_that_breaks_is_no_end(self) -> None:
+        """Whatever it is, it is logged, and the source is asked."""
+
+        def refuse(_symbols: set[str]) -> None:
+            raise ZeroDivisionError
+
+        life = self.refusing(refuse)
+        assert self.flushLoggedErrors(ZeroDivisionError)
+        assert life.service._looking.running
         self.successResultOf(life.service.loaded)
 
     def test_a_stop_while_loading_writes_nothing(self) -> None:

@@ -568,14 +568,30 @@ def test_readers_keep_the_last_values_when_the_segment_is_gone(
 def test_readers_leave_a_silent_segment_whose_name_is_gone(
     market: Market, reader: StockDataReader
 ) -> None:
-    """It was never marked closed: its file was deleted behind a dead writer."""
-    block = market.writer._map.superblock
-    market.die()
+    """It was never marked closed: its file was deleted behind a writer that hangs."""
+    block, hung = market.writer._map.superblock, market.writer
+    lock = market.path.with_name(market.path.name + ".lock")
     market.path.unlink()
+    lock.unlink()
     market.writer = type(market.writer).open(market.spec, market.clock)
     market.add(IBM, price=3.0)
     assert reader.list_tickers() == ["6758.T", "AAPL", "IBM"]  # not silent for long enough
     block["heartbeat_boot_ms"] -= 6000
+    reader._next_look_ms = 0
+    assert reader.writer_status() == "hung"
+    assert reader.writer_status() == "live"
+    assert reader.list_tickers() == ["IBM"]
+    hung.close(unlink=False)
+
+
+def test_readers_leave_a_dead_segment_whose_name_is_gone_at_once(
+    market: Market, reader: StockDataReader
+) -> None:
+    """Its writer died after its successor had taken the name, before it was marked closed."""
+    market.die()
+    market.path.unlink()
+    market.writer = type(market.writer).open(market.spec, market.clock)
+    market.add(IBM, price=3.0)
     reader._next_look_ms = 0
     assert reader.writer_status() == "dead"
     assert reader.writer_status() == "live"
