@@ -477,8 +477,10 @@ def _from_parquet(data: bytes) -> tuple[Columns, Texts]:
         column = table[name]
         whole = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         if arrow.types.is_timestamp(whole.type):  # as they stand: made by pyarrow it takes longer
-            filled = whole.cast(arrow.int64()).fill_null(NEVER)
-            columns[name] = filled.to_numpy().view("M8[ms]")
+            numbers = whole.view(arrow.int64())
+            if numbers.null_count:
+                numbers = numbers.fill_null(NEVER)
+            columns[name] = numbers.to_numpy().view("M8[ms]")
         else:
             columns[name] = whole.to_numpy(zero_copy_only=False)
     marked = {key.decode(): text.decode() for key, text in file.metadata.metadata.items()}
