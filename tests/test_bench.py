@@ -13,5 +13,5 @@ def test_the_bench_measures_and_checks_what_it_measures() -> None:
     command = [sys.executable, str(BENCH / "core.py"), "--check", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     rows = json.loads(done.stdout)
-    assert len(rows) == 7
+    assert len(rows) == 8
     assert all(row["ours"] > 0 for row in rows)
