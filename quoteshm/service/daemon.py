@@ -172,7 +172,7 @@ class Listener(Service):
         self._port = port
         address = port.getHost()
         where = getattr(address, "name", None) or f"{address.host}:{address.port}"
-        self.log.info("listening on {where}", where=where)
+        self._reactor.callWhenRunning(self.log.info, "listening on {where}", where=where)
 
     def _log_problems(self, problems: list[Failure]) -> None:
         for problem in problems:
@@ -272,7 +272,8 @@ class Daemon(MultiService):
             patience=PATIENT if self.settings.source == "yahoo" else EAGER,
         )
         if self.settings.state_dir is None:
-            self.refresh.setServiceParent(self)  # type: ignore[no-untyped-call]
+            # Not before: a signal that comes until then ends the process as it stands.
+            self._reactor.callWhenRunning(self._start_refresh, None)
         else:
             self._start_archive(writer, self.settings.state_dir)
 

@@ -41,6 +41,7 @@ class Case(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
         self.reactor: Any = MemoryReactorClock()
+        self.reactor.hasRun = True  # what waits for a reactor that runs is called at once
         self.clock = FakeClock()
         self.settings = Settings(
             source="synthetic",
