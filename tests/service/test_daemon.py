@@ -27,6 +27,14 @@ from quoteshm.sources.synthetic import Synthetic
 from tests.published import FakeClock
 
 
+class RunningReactor(MemoryReactorClock):
+    """A reactor that runs already: what waits for that is called at once."""
+
+    def callWhenRunning(self, call: Any, *args: Any, **options: Any) -> None:
+        """Call it."""
+        call(*args, **options)
+
+
 class NotStartedError(Exception):
     """What a test's daemon says where a real one ends its process."""
 
@@ -40,8 +48,7 @@ class Case(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
-        self.reactor: Any = MemoryReactorClock()
-        self.reactor.hasRun = True  # what waits for a reactor that runs is called at once
+        self.reactor: Any = RunningReactor()
         self.clock = FakeClock()
         self.settings = Settings(
             source="synthetic",
