@@ -30,7 +30,7 @@ from tests.published import FakeClock
 class RunningReactor(MemoryReactorClock):
     """A reactor that runs already: what waits for that is called at once."""
 
-    def callWhenRunning(self, call: Any, *args: Any, **options: Any) -> None:
+    def callWhenRunning(self, call: Any, *args: Any, **options: Any) -> None:  # type: ignore[override]  # noqa: N802  Twisted's name
         """Call it."""
         call(*args, **options)
 
