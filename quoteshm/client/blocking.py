@@ -201,11 +201,11 @@ class QuoteClient:
     def _moment(self, ticker: str, since: str | datetime) -> int:
         import pandas as pd  # noqa: PLC0415  as in get_history
 
+        from quoteshm.shm.frames import to_ms  # noqa: PLC0415  the same
+
         stamp = pd.Timestamp(since)
-        if stamp.tzinfo is None:  # as the reader's: the first of an hour that comes twice
-            zone = self._history(ticker, last=1).time_zone
-            stamp = stamp.tz_localize(zone, ambiguous=True, nonexistent="shift_forward")
-        return int(stamp.as_unit("ms").asm8.astype(np.int64))
+        zoned = pd.isna(stamp) or stamp.tzinfo is not None
+        return to_ms(stamp, "UTC" if zoned else self._history(ticker, last=1).time_zone)
 
     def _call(self, op: str, read: Callable[[msgspec.Raw], _T], **fields: object) -> _T:
         """Ask for an op, and read the data of its response."""

@@ -65,3 +65,21 @@ def to_frame(bars: Bars, interval: str, time_zone: str) -> pd.DataFrame:
     """
     index = time_index(bars.time, interval, time_zone)
     return pd.DataFrame(bars.ohlcv.T, index=index, columns=COLUMNS, copy=False)
+
+
+def to_ms(stamp: pd.Timestamp, time_zone: str) -> int:
+    """Give a moment as milliseconds UTC; one without a zone is of the zone given.
+
+    Of an hour that comes twice it is the first; in one that is skipped, the end of the gap.
+
+    Raises
+    ------
+    ValueError
+        It is NaT.
+
+    """
+    if pd.isna(stamp):
+        raise ValueError(f"since: found {stamp}, expected a time")
+    if stamp.tzinfo is None:
+        stamp = stamp.tz_localize(time_zone, ambiguous=True, nonexistent="shift_forward")
+    return int(stamp.as_unit("ms").asm8.astype(np.int64))

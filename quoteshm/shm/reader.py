@@ -33,7 +33,7 @@ from quoteshm.shm import discovery, futex, latch, layout, panel, segment
 from quoteshm.shm.attachment import Attachment, SeriesRow
 from quoteshm.shm.classic import Entry, EntryHeader
 from quoteshm.shm.fence import fences, ordered
-from quoteshm.shm.frames import to_frame
+from quoteshm.shm.frames import to_frame, to_ms
 from quoteshm.shm.layout import KindGeometry
 from quoteshm.shm.results import SegmentInfo, SeriesView, Snapshot
 
@@ -697,12 +697,7 @@ def _to_ms(moment: Moment, time_zone: str) -> int:
     """Give a moment as milliseconds UTC; one without a zone is the exchange's."""
     if isinstance(moment, int | np.integer):
         return int(moment)
-    stamp = pd.Timestamp(moment)
-    if pd.isna(stamp):
-        raise ValueError(f"since: found {moment!r}, expected a time")
-    if stamp.tzinfo is None:  # of an hour that comes twice the first; one that is skipped ends
-        stamp = stamp.tz_localize(time_zone, ambiguous=True, nonexistent="shift_forward")
-    return int(stamp.as_unit("ms").asm8.astype(np.int64))
+    return to_ms(pd.Timestamp(moment), time_zone)
 
 
 def _gather(  # noqa: PLR0913, PLR0917  the parts of one read

@@ -83,10 +83,10 @@ class SegmentMap:
         The whole segment; one item, loaded or stored, is one aligned access: the epochs go
         through it. `words` is the same as an array.
     quotes, series : per buffer (and kind), ndarray of u64, shape (max_tickers, 16)
-        Rows as words; `float_quotes` and `float_series` are the same words as float64.
+        Rows as words.
     entries : per kind, ndarray of u64, shape (max_tickers, 4)
     blocks : per kind, ndarray of u64, one-dimensional
-        All blocks of the kind; `float_blocks` likewise.
+        All blocks of the kind; `float_blocks` are the same words as float64.
 
     """
 
@@ -102,8 +102,6 @@ class SegmentMap:
         self.series = [
             [self._rows(self.series_offset(b, k.index, 0), n) for k in g.kinds] for b in (0, 1)
         ]
-        self.float_quotes = [rows.view(np.float64) for rows in self.quotes]
-        self.float_series = [[rows.view(np.float64) for rows in kinds] for kinds in self.series]
         entry_nbytes = layout.ENTRY.itemsize
         self.entries = [
             self._words(g.entries_offset + k.index * n * entry_nbytes, n * layout.ENTRY_WORDS)
