@@ -207,7 +207,7 @@ OPTIONS: Final = (
     ),
     Option(
         "freshness",
-        _seconds(0.01, 31_536_000),
+        _seconds(0.01, 4_000_000),
         None,
         f"seconds until a quote is stale; by default {FRESH_REFRESHES} times --refresh",
     ),

@@ -42,6 +42,13 @@ class SeriesRow(NamedTuple):
     entry_epoch: int
     last_update_ms: int
     changed_epoch: int
+    restatements: int
+    check: int
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it tells of the bars that the writer meant."""
+        return self.check == layout.series_check(*self[:4])
 
     def forming(self) -> Bars | None:
         """Give the forming bar."""
@@ -63,6 +70,8 @@ class Attachment:
         self.geometry = self.map.geometry
         self.kinds = {kind.kind.interval: kind for kind in self.geometry.kinds}
         self.source = bytes(block["source"]).decode(errors="replace")
+        self.freshness_word: int = self.map.cells[layout.FRESHNESS_WORD]
+        self.freshness_ms = segment.freshness_of(self.freshness_word)
         # The points at which shared memory is loaded; each is one call, so that a test can step
         # a writer between any two of them.
         self.cells = self.map.cells
@@ -75,11 +84,12 @@ class Attachment:
         self.rows: dict[str, int] = {}
         self.quote_offsets = tuple(self.map.quote_offset(buffer, 0) for buffer in (0, 1))
 
-    @property
-    def freshness_ms(self) -> int:
-        """The freshness window as the writer has set it last."""
-        window: int = self.cells[layout.FRESHNESS_WORD]
-        return window
+    def load_freshness(self) -> int:
+        """Load the freshness window, milliseconds, as the writer has set it last."""
+        word: int = self.cells[layout.FRESHNESS_WORD]
+        if word != self.freshness_word:
+            self.freshness_ms, self.freshness_word = segment.freshness_of(word), word
+        return self.freshness_ms
 
     def epoch(self) -> int:
         """Load the global epoch."""
@@ -117,10 +127,7 @@ class Attachment:
         """Read the directory rows that are new; rows that count never change."""
         with self._learning:
             known = len(self.tickers)
-            fresh = [
-                Ticker(*(text.decode(errors="replace") for text in row))
-                for row in self.map.directory[known:count].tolist()
-            ]
+            fresh = segment.tickers_of(self.map, known, count)
             self.tickers += fresh
             self.rows.update((ticker.symbol, known + i) for i, ticker in enumerate(fresh))
 

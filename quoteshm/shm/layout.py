@@ -2,7 +2,8 @@
 
 All integers and floats are little-endian, every table is aligned to 4096 bytes, and what is not
 named here is zero. The file is sparse: its size covers all capacities, its blocks are backed
-when they are first used::
+when they are first used. What tells where things are has a check beside it, so that damage there
+is an error and never a wrong answer; prices, volumes and times of bars have none::
 
     superblock                                       4096 bytes
     directory     max_tickers rows of 128 bytes      one a ticker
@@ -21,9 +22,12 @@ Superblock::
         24  state                 u64      0 half made, 1 live, 2 closed
         32  instance              16 bytes random, another for each segment ever made
         48  created_ms            i64      Unix time, milliseconds
-        56  freshness_ms          i64      a quote confirmed longer ago than this is stale
+        56  freshness_ms          u32      a quote confirmed longer ago than this is stale
+        60  freshness_check       u32      its complement, in the same word: both change at once
         64  max_tickers           u32      rows there is room for
         68  kind_count            u32      series kinds, 1 to 8
+        72  check                 u32      CRC-32 of what never changes: bytes 8 to 23, 32 to 55,
+                                           64 to 71, 80 to 131 and 512 to 1535, one after the other
         80  directory_offset      u64
         88  entries_offset        u64
         96  buffer_offsets        2 x u64  of buffer A, of buffer B
@@ -54,6 +58,7 @@ Directory row, written before a buffer counts it, never changed after::
          0  symbol                32 bytes UTF-8
         32  currency              8 bytes  ISO 4217
         40  time_zone             48 bytes IANA name
+        88  check                 u32      CRC-32 of the 88 bytes before it
 
 Entry; a copy for people and classic readers, but for ``rewrites_begun``::
 
@@ -102,6 +107,8 @@ Series row, 128 bytes::
         88  last_update_ms        i64
         96  changed_epoch         u64      the even epoch of the commit that wrote the row
        104  restatements          u64      closed bars that the vendor changed, ever
+       112  check                 u64      rewrites x C0 + start x C1 + count x C2 + flags x C3,
+                                           modulo 2^64, with C0 to C3 of `SERIES_CHECK`
 
 Block: six columns of ``rows`` items each, one after the other::
 
@@ -115,6 +122,7 @@ Block: six columns of ``rows`` items each, one after the other::
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -134,6 +142,7 @@ PAGE: Final = 4096
 MAX_KINDS: Final = 8
 MAX_TICKERS: Final = 1 << 24
 MAX_CAPACITY: Final = 1 << 32
+MAX_FRESHNESS_MS: Final = (1 << 32) - 1  # 49 days
 MAX_EPOCH: Final = 1 << 62  # no writer gets there: a greater one is damage
 
 # Superblock.state
@@ -180,24 +189,24 @@ SUPERBLOCK: Final = np.dtype(
     {
         "names": [
             "magic", "layout_version", "byte_order", "size", "state", "instance", "created_ms",
-            "freshness_ms", "max_tickers", "kind_count", "directory_offset", "entries_offset",
-            "buffer_offsets", "quotes_offset", "series_offset", "version", "writer_pid",
-            "last_update_ms", "epoch", "heartbeat_boot_ms", "heartbeat_ms", "source",
-            "adjustment", "name", "kinds",
+            "freshness_ms", "freshness_check", "max_tickers", "kind_count", "check",
+            "directory_offset", "entries_offset", "buffer_offsets", "quotes_offset",
+            "series_offset", "version", "writer_pid", "last_update_ms",
+            "epoch", "heartbeat_boot_ms", "heartbeat_ms", "source", "adjustment", "name", "kinds",
         ],
         "formats": [
             "V8", "<u4", "<u4", "<u8", "<u8", "V16", "<i8",
-            "<i8", "<u4", "<u4", "<u8", "<u8",
-            "(2,)<u8", "<u8", "<u8", "<u4", "<u4",
-            "<i8", "<u8", "<i8", "<i8", "S32",
-            "S16", "S64", (KIND, (MAX_KINDS,)),
+            "<u4", "<u4", "<u4", "<u4", "<u4",
+            "<u8", "<u8", "(2,)<u8", "<u8",
+            "<u8", "<u4", "<u4", "<i8",
+            "<u8", "<i8", "<i8", "S32", "S16", "S64", (KIND, (MAX_KINDS,)),
         ],
         "offsets": [
             0, 8, 12, 16, 24, 32, 48,
-            56, 64, 68, 80, 88,
-            96, 112, 120, 128, 132,
-            136, 256, 384, 392, 512,
-            544, 576, 1024,
+            56, 60, 64, 68, 72,
+            80, 88, 96, 112,
+            120, 128, 132, 136,
+            256, 384, 392, 512, 544, 576, 1024,
         ],
         "itemsize": PAGE,
     },
@@ -205,7 +214,12 @@ SUPERBLOCK: Final = np.dtype(
 
 DIRECTORY_ROW: Final = _record(
     128,
-    {"symbol": (0, "S32"), "currency": (32, "S8"), "time_zone": (40, "S48")},
+    {
+        "symbol": (0, "S32"),
+        "currency": (32, "S8"),
+        "time_zone": (40, "S48"),
+        "check": (88, "<u4"),
+    },
 )
 
 ENTRY: Final = _record(
@@ -264,6 +278,7 @@ SERIES_ROW: Final = _record(
         "last_update_ms": (88, "<i8"),
         "changed_epoch": (96, "<u8"),
         "restatements": (104, "<u8"),
+        "check": (112, "<u8"),
     },
 )
 
@@ -274,7 +289,7 @@ BAR_NBYTES: Final = 48  # time and five values
 
 #: ``struct`` formats of the front of a quote row and of a series row: the fastest way to one.
 QUOTE_FORMAT: Final = "<QqddddddqqQ"
-SERIES_FORMAT: Final = "<QQQQqdddddQqQ"
+SERIES_FORMAT: Final = "<QQQQqdddddQqQQQ"
 
 STATE_WORD: Final = 24 // 8
 FRESHNESS_WORD: Final = 56 // 8
@@ -291,6 +306,51 @@ def word(record: np.dtype[np.void], field: str) -> int:
 def backed(rewrites: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Give, for each series row, the flag that says that the block in use is backed."""
     return np.where(rewrites & 1, BACKED[1], BACKED[0]).astype(np.uint64)
+
+
+#: Odd, so that any one bit that flips in a factor changes the sum.
+SERIES_CHECK: Final = (
+    0x9E37_79B9_7F4A_7C15,
+    0xBF58_476D_1CE4_E5B9,
+    0x94D0_49BB_1331_11EB,
+    0xD6E8_FEB8_6659_FD93,
+)
+_FACTORS: Final = np.array(SERIES_CHECK, np.uint64)
+_MASK: Final = (1 << 64) - 1
+
+#: The bytes of the superblock that never change, and that its check is of.
+CONSTANT: Final = ((8, 24), (32, 56), (64, 72), (80, 132), (512, 1536))
+_LISTED: Final = 88  # bytes of a directory row, up to its check
+
+
+def series_check(rewrites: int, start: int, count: int, flags: int) -> int:
+    """Give the check of a series row."""
+    a, b, c, d = SERIES_CHECK
+    return (rewrites * a + start * b + count * c + flags * d) & _MASK
+
+
+def series_checks(rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Give the same of many, seen as words, shape (n, 16)."""
+    checks: NDArray[np.uint64] = (rows[:, : len(_FACTORS)] * _FACTORS).sum(axis=1, dtype=np.uint64)
+    return checks
+
+
+def superblock_check(head: bytes | memoryview) -> int:
+    """Give the check of a superblock, from its bytes."""
+    check = 0
+    for start, stop in CONSTANT:
+        check = zlib.crc32(head[start:stop], check)
+    return check
+
+
+def directory_check(row: bytes) -> int:
+    """Give the check of a directory row, from its bytes."""
+    return zlib.crc32(row[:_LISTED])
+
+
+def freshness_word(freshness_ms: int) -> int:
+    """Give the word that says the window, and its complement in the upper half."""
+    return freshness_ms | (freshness_ms ^ MAX_FRESHNESS_MS) << 32
 
 
 def rows_for(capacity: int) -> int:

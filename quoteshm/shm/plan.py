@@ -231,6 +231,7 @@ class Planner:
                 )
             new[:, table.TIME] = times
             new[:, table.SERIES_FLAGS] |= layout.HAS_FORMING
+            table.seal(new)
         new.view(np.float64)[:, table.OHLCV] = ticks.ohlcv
         if full:
             keep = np.ones(len(new), np.bool_)
@@ -287,6 +288,7 @@ class Planner:
         new = self._series[kind.index][rows]
         for words, row in zip(new, rows.tolist(), strict=True):
             self._plan_history(kind, plan, words, histories[row])
+        table.seal(new)
         self._stamp(kind, rows, new)
         for words, row in zip(new, rows.tolist(), strict=True):
             if (updated_ms := histories[row].updated_ms) is not None:

@@ -300,7 +300,9 @@ class StockDataReader(Mapping[str, "Entry"]):
         if flags != _PRESENT:
             raise UnknownTickerError(symbol)
         age_ms = _now_ns(_BOOTTIME) // NS_PER_MS - boot_ms
-        stale = not 0 <= age_ms <= attached.cells[_FRESHNESS]
+        if attached.cells[_FRESHNESS] != attached.freshness_word:
+            attached.load_freshness()
+        stale = not 0 <= age_ms <= attached.freshness_ms
         if stale:
             self._look_for_successor(attached)
         return Quote(
@@ -336,7 +338,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         attached.learn(count)
         table = rows.view(layout.QUOTE_ROW)[:, 0]
         age_ms = _boot_ms() - table["updated_boot_ms"]
-        stale = (age_ms < 0) | (age_ms > attached.freshness_ms)
+        stale = (age_ms < 0) | (age_ms > attached.load_freshness())
         return Snapshot(
             epoch, last_update_ms, table, stale, attached.tickers[:count], attached.source
         )
@@ -380,6 +382,9 @@ class StockDataReader(Mapping[str, "Entry"]):
     ) -> tuple[Words, NDArray[np.float64]]:
         """View the closed bars of a series row, after checking that they lie on backed memory."""
         start, count, block = series.start, series.held, series.rewrites & 1
+        if not series.is_sound:
+            expected = layout.series_check(*series[:4])
+            raise CorruptSegmentError(f"check of series row {row}", series.check, expected)
         if count > kind.kind.capacity or start > kind.rows - count:
             raise CorruptSegmentError("start + count", start + count, f"<= {kind.rows}")
         if count and not series.flags & layout.BACKED[block]:
@@ -614,6 +619,7 @@ class StockDataReader(Mapping[str, "Entry"]):
     def info(self) -> SegmentInfo:
         """What the segment holds, who writes it, and since when."""
         attached, _, count = self._read(Attachment.ticker_count)
+        segment.check_superblock(attached.path, attached.map.head, attached.geometry.size)
         block = attached.map.superblock
         return SegmentInfo(
             attached.path,
@@ -622,7 +628,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             int(block["size"]),
             attached.source,
             bytes(block["adjustment"]).decode(errors="replace"),
-            attached.freshness_ms,
+            attached.load_freshness(),
             int(block["created_ms"]),
             int(block["writer_pid"]),
             attached.geometry.max_tickers,
@@ -715,10 +721,13 @@ def _gather(  # noqa: PLR0913, PLR0917  the parts of one read
     backed = (series["flags"] & layout.backed(series["rewrites"])) != 0
     sound = (series["count"] <= kind.kind.capacity) & (series["start"] <= kind.rows)
     sound &= (start + count <= kind.rows) & (backed | (count == 0))
+    checks = layout.series_checks(series.view(np.uint64).reshape(-1, layout.ROW_WORDS))
+    sound &= series["check"] == checks
     if not sound.all():
         found = series[~sound][0]
         where = f"{found['start']} + {found['count']}, flags {found['flags']}"
-        raise CorruptSegmentError("start + count", where, f"<= {kind.rows}, in a backed block")
+        expected = f"<= {kind.rows}, in a backed block, with the check of these"
+        raise CorruptSegmentError("start + count", where, expected)
     kept = count if last is None else np.minimum(count, last - forming)
     base = (2 * rows + block) * (kind.block_nbytes // 8) + start + count - kept
     ends = np.cumsum(kept)

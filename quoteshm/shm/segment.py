@@ -33,7 +33,7 @@ from quoteshm.errors import (
     TruncatedError,
     WriterRunningError,
 )
-from quoteshm.model import INTERVALS, SeriesKind
+from quoteshm.model import INTERVALS, SeriesKind, Ticker
 from quoteshm.shm import layout
 from quoteshm.shm.layout import Geometry, KindGeometry
 
@@ -145,6 +145,11 @@ class SegmentMap:
         return times, values.reshape(5, kind.rows)
 
     @property
+    def head(self) -> bytes:
+        """The superblock's bytes as they stand, a copy."""
+        return self.buffer[: layout.PAGE]
+
+    @property
     def epoch(self) -> int:
         """The global epoch as it stands."""
         return int(self.cells[layout.EPOCH_WORD])
@@ -190,6 +195,8 @@ def check_superblock(path: Path, head: bytes, file_nbytes: int) -> Geometry:
     if int(block["epoch"]) > layout.MAX_EPOCH:
         raise CorruptSegmentError("epoch", int(block["epoch"]), f"at most {layout.MAX_EPOCH}")
     geometry = _geometry(block)
+    _expect("check", int(block["check"]), layout.superblock_check(head))
+    freshness_of(*struct.unpack_from("<Q", head, 8 * layout.FRESHNESS_WORD))
     size = int(block["size"])
     if file_nbytes < size:
         raise TruncatedError(path, file_nbytes, size)
@@ -197,7 +204,40 @@ def check_superblock(path: Path, head: bytes, file_nbytes: int) -> Geometry:
     return geometry
 
 
+_LISTED: Final = struct.Struct("<32s8s48sI36x")  # a directory row
 _SUPERBLOCK_START: Final = struct.pack("<II", layout.LAYOUT_VERSION, layout.BYTE_ORDER)
+
+
+def freshness_of(word: int) -> int:
+    """Believe the word that says the freshness window; give it in milliseconds.
+
+    Raises
+    ------
+    CorruptSegmentError
+
+    """
+    window = word & layout.MAX_FRESHNESS_MS
+    if word != layout.freshness_word(window):
+        raise CorruptSegmentError("freshness_ms", hex(word), "a word whose halves are complements")
+    return window
+
+
+def tickers_of(segment: SegmentMap, start: int, stop: int) -> list[Ticker]:
+    """Believe directory rows, from ``start`` up to ``stop``.
+
+    Raises
+    ------
+    CorruptSegmentError
+
+    """
+    raw = segment.directory[start:stop].tobytes()
+    tickers = []
+    for row, (*texts, check) in enumerate(_LISTED.iter_unpack(raw)):
+        found = layout.directory_check(raw[row * _LISTED.size : (row + 1) * _LISTED.size])
+        _expect(f"check of directory row {start + row}", check, found)
+        stripped = (text.rstrip(b"\0") for text in texts)
+        tickers.append(Ticker(*map(_text, stripped, Ticker._fields)))
+    return tickers
 
 
 def _expect(field: str, found: int, expected: int) -> None:
@@ -253,17 +293,15 @@ def check_rows(segment: SegmentMap) -> None:
     count = int(segment.headers[buffer][0])
     if count > segment.geometry.max_tickers:
         raise CorruptSegmentError("ticker_count", count, f"<= {segment.geometry.max_tickers}")
-    directory = segment.directory[:count]
-    symbols = [_text(raw, "symbol") for raw in directory["symbol"].tolist()]
-    for field in ("currency", "time_zone"):
-        for raw in set(directory[field].tolist()):
-            _text(raw, field)
+    symbols = [ticker.symbol for ticker in tickers_of(segment, 0, count)]
     if "" in symbols or len(set(symbols)) != count:
         raise CorruptSegmentError("symbol", "empty or twice there", "distinct symbols")
     flags = segment.quotes[buffer][:count, 0]
     _all("quote flags", flags, flags <= layout.PRESENT | layout.REMOVED, "0 to 3")
     for kind in segment.geometry.kinds:
         rows = segment.series[buffer][kind.index][:count].view(layout.SERIES_ROW)[:, 0]
+        words = segment.series[buffer][kind.index][:count]
+        _all("check", rows["check"], rows["check"] == layout.series_checks(words), "another")
         start, held, flags = rows["start"], rows["count"], rows["flags"]
         _all("series flags", flags, flags <= layout.HAS_FORMING | sum(layout.BACKED), "0 to 7")
         _all("count", held, held <= kind.kind.capacity, f"<= {kind.kind.capacity}")
@@ -545,7 +583,7 @@ def fill(segment: SegmentMap, spec: SegmentSpec, clock: Clock) -> None:
     block["created_ms"] = block["heartbeat_ms"] = clock.wall_ms()
     block["heartbeat_boot_ms"] = clock.boot_ms()
     block["writer_pid"] = os.getpid()
-    block["freshness_ms"] = spec.freshness_ms
+    set_freshness(segment, spec.freshness_ms)
     block["kind_count"] = len(g.kinds)
     block["buffer_offsets"] = g.buffer_offsets
     for field in (
@@ -569,6 +607,20 @@ def fill(segment: SegmentMap, spec: SegmentSpec, clock: Clock) -> None:
         entries = segment.entries[kind.index].view(layout.ENTRY)
         entries["version"] = layout.LAYOUT_VERSION
         entries["writer_pid"] = os.getpid()
+    block["check"] = layout.superblock_check(segment.head)
+
+
+def set_freshness(segment: SegmentMap, freshness_ms: int) -> None:
+    """Set the freshness window, in one store."""
+    segment.cells[layout.FRESHNESS_WORD] = layout.freshness_word(freshness_ms)
+
+
+def list_ticker(segment: SegmentMap, row: int, ticker: Ticker) -> None:
+    """Write a directory row that no buffer counts yet."""
+    place = segment.directory[row]
+    for field, text in zip(Ticker._fields, ticker, strict=True):
+        place[field] = text.encode()
+    place["check"] = layout.directory_check(place.tobytes())
 
 
 # -- locks -----------------------------------------------------------------------------------

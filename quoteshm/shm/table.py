@@ -43,10 +43,16 @@ ENTRY_EPOCH: Final = layout.word(layout.SERIES_ROW, "entry_epoch")
 LAST_UPDATE: Final = layout.word(layout.SERIES_ROW, "last_update_ms")
 CHANGED: Final = layout.word(layout.SERIES_ROW, "changed_epoch")
 RESTATEMENTS: Final = layout.word(layout.SERIES_ROW, "restatements")
+CHECK: Final = layout.word(layout.SERIES_ROW, "check")
 
 EPOCH, UPDATED, BEGUN = (
     layout.word(layout.ENTRY, name) for name in ("epoch", "last_update_ms", "rewrites_begun")
 )
+
+
+def seal(rows: Words) -> None:
+    """Set the check of series rows, after their last change."""
+    rows[:, CHECK] = layout.series_checks(rows)
 
 
 def numbers(rows: Rows) -> NDArray[np.intp]:

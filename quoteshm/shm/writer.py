@@ -160,7 +160,7 @@ class SegmentWriter:
         same_data = (found.source, found.adjustment) == (wanted.source, wanted.adjustment)
         if found.kinds == wanted.kinds and found.max_tickers == wanted.max_tickers and same_data:
             writer.spec = wanted
-            writer._map.superblock["freshness_ms"] = wanted.freshness_ms
+            segment.set_freshness(writer._map, wanted.freshness_ms)
             segment.permit(fd, wanted)
             writer._map.cells[layout.STATE_WORD] = layout.LIVE
             writer.adopted = True
@@ -213,9 +213,7 @@ class SegmentWriter:
 
     def _read_directory(self) -> None:
         count = int(self._map.headers[self._back ^ 1][0])
-        self._tickers = [
-            Ticker(*(text.decode() for text in row)) for row in self._map.directory[:count].tolist()
-        ]
+        self._tickers = segment.tickers_of(self._map, 0, count)
         self._row_of = {ticker.symbol: row for row, ticker in enumerate(self._tickers)}
 
     def close(self, *, unlink: bool = True) -> None:
@@ -389,7 +387,7 @@ class SegmentWriter:
             self._replace(replace(self.spec, max_tickers=max(needed, 2 * self.spec.max_tickers)))
         for ticker in fresh.values():
             row = len(self._tickers)
-            self._map.directory[row] = tuple(text.encode() for text in ticker)
+            segment.list_ticker(self._map, row, ticker)
             self._tickers.append(ticker)
             self._row_of[ticker.symbol] = row
         rows = np.array([self._row_of[ticker.symbol] for ticker in wanted], np.intp)
@@ -563,6 +561,7 @@ class SegmentWriter:
                 values[:, : len(closed)] = closed.ohlcv
                 rows[row, table.COUNT] = len(closed)
                 rows[row, table.SERIES_FLAGS] |= np.uint64(layout.BACKED[0])
+            table.seal(rows[:counted])
 
 
 # -- rows and bars ---------------------------------------------------------------------------

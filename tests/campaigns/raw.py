@@ -8,11 +8,13 @@ from __future__ import annotations
 import fcntl
 import json
 import mmap
+import operator
 import os
 import random
 import struct
 import sys
 import time
+import zlib
 from typing import Final
 
 import numpy as np
@@ -22,6 +24,7 @@ from tests.campaigns.stamped import CORE, LEDGER, Memory
 
 DEADLINE_S: Final = 5.0
 LIVE: Final = 1
+CHECK: Final = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93
 SILENT_MS: Final = 5000
 Quotes = dict[str, tuple[float, ...]]
 
@@ -41,6 +44,9 @@ class Segment:
         size, state = struct.unpack_from("<QQ", head, 16)
         if not state or size != os.fstat(self.fd).st_size:
             raise NotYetError(state)
+        constant = head[8:24] + head[32:56] + head[64:72] + head[80:132] + head[512:1536]
+        if zlib.crc32(constant) != struct.unpack_from("<I", head, 72)[0]:
+            raise AssertionError(f"{path}: the superblock does not check")
         self.map = mmap.mmap(self.fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
         self.words = memoryview(self.map).cast("Q")
         self.tickers, kinds = struct.unpack_from("<II", head, 64)
@@ -102,10 +108,15 @@ class Segment:
             known = self.symbols(self.words[buffer // 8])
             place = number * self.tickers + known.index(symbol)
             at = buffer + self.series + 128 * place
-            row = self.map[at : at + 80]
+            row = self.map[at : at + 120]
             if self.words[256 // 8] > (e1 & ~1) + 2:
                 continue
-            rewrites, start, count, flags = struct.unpack_from("<QQQQ", row)
+            rewrites, start, count, flags = state = struct.unpack_from("<QQQQ", row)
+            if (
+                struct.unpack_from("<Q", row, 112)[0]
+                != sum(map(operator.mul, state, CHECK)) % 2**64
+            ):
+                raise AssertionError(f"{symbol}: its series row does not check: {state}")
             block = rewrites & 1
             if count and not (start + count <= rows and flags & (2, 4)[block]):
                 raise AssertionError(f"{symbol}: {start} + {count} of {rows}, flags {flags}")

@@ -77,7 +77,8 @@ def _steps() -> tuple[Step, ...]:
     return (
         *(Step(one.name, one.function, one.text, run, often=True) for one in often),
         Step("heartbeat: half", SegmentWriter.heartbeat, 'block["heartbeat_boot_ms"] ='),
-        Step("enlist: before", SegmentWriter.enlist, "self._map.directory[row] = ", ("new",)),
+        Step("enlist: before", SegmentWriter.enlist, "segment.list_ticker(", ("new",)),
+        Step("enlist: no check", segment.list_ticker, 'place["check"] =', ("new",)),
         Step("enlist: half", SegmentWriter.enlist, "self._tickers.append(ticker)", ("new",)),
         Step("enlist: done", SegmentWriter.enlist, "self._revived.update(", ("new",)),
         Step("lock: opened", WriterLock.__init__, "self._take(segment_path)", ("run", "fresh")),
