@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 
 PIP_INSTALL = -m pip --disable-pip-version-check --quiet install
 
-.PHONY: run test test-oldest lint bench soak crash hostile warm-start clean
+.PHONY: run test test-oldest lint bench soak crash hostile faults warm-start clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/twistd -n --pidfile= quoteshm --port $(PORT) --synthetic
@@ -43,6 +43,10 @@ crash: $(VENV)/.dev
 # Clients that mean no good, at a daemon that is to mind none of them; the last minute all at once.
 hostile: $(VENV)/.dev
 	$(VENV)/bin/python -m tests.campaigns.hostile
+
+# Every system call fails in turn, bits flip, disks are full, clocks jump; takes gcc.
+faults: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.campaigns.faults
 
 # 5,000 tickers of 2,520 bars after a kill, and out of the archive after a reboot: how soon they are back.
 warm-start: $(VENV)/.dev

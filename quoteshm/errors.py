@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
+from typing import Final
 
 
 class QuoteShmError(Exception):
@@ -14,6 +15,8 @@ class QuoteShmError(Exception):
 
 
 # -- the segment -----------------------------------------------------------------------------
+
+_NO_ROWS: Final[frozenset[int]] = frozenset()
 
 
 class SegmentError(QuoteShmError):
@@ -86,11 +89,11 @@ class WriterRunningError(SegmentError):
 
 
 class SegmentFullError(SegmentError):
-    """The file system of the segment has no room left."""
+    """The file system of the segment has no room left; `rows` are those of a batch without any."""
 
-    def __init__(self, path: Path, needed: int, free: int) -> None:
+    def __init__(self, path: Path, needed: int, free: int, rows: frozenset[int] = _NO_ROWS) -> None:
         super().__init__(f"{path}: {needed} bytes more are needed, {free} are free")
-        self.path, self.needed, self.free = path, needed, free
+        self.path, self.needed, self.free, self.rows = path, needed, free, rows
 
 
 class UnsupportedPlatformError(SegmentError):

@@ -251,7 +251,11 @@ class Archive:
     def _load(self, stem: Path, parse: Callable[[Path, Columns, Texts], R]) -> Loaded[R]:
         """Read the newest file of a record that can be used, and set aside what cannot."""
         notes: list[Note] = []
-        for path in _newest_first(stem):
+        try:
+            paths = _newest_first(stem)
+        except OSError as error:  # an older file may not be taken for the newest
+            return Loaded(None, (Note(Path(error.filename or stem), error.strerror or "", None),))
+        for path in paths:
             try:
                 columns, texts = decode(path)
                 self._check(path, texts)
@@ -525,7 +529,9 @@ def set_aside(path: Path) -> Path:
     """
     for number in itertools.count(1):
         aside = path.with_name(f"{path.name}{BAD}{number}")
-        if not os.path.lexists(aside):
+        try:
+            aside.lstat()
+        except FileNotFoundError:
             return path.rename(aside)
     raise AssertionError  # not reached: there is always a next number
 
@@ -545,29 +551,33 @@ def _newest_first(stem: Path) -> list[Path]:
 
 def _read(path: Path) -> bytes:
     # Whatever has the name must not keep us waiting, as a pipe would.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(fd, "rb") as file:
-        found = os.fstat(fd)
+    with io.FileIO(path, opener=_opener(os.O_NONBLOCK)) as file:
+        found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise ArchiveFileError(path, "no regular file", "one")
         if found.st_size > MAX_NBYTES:
             raise ArchiveFileError(path, f"{found.st_size} bytes", f"at most {MAX_NBYTES}")
-        return file.read()
+        return file.readall()
 
 
 def _write_new(path: Path, data: bytes) -> None:
     """Write a file under its other name, and force it to disk."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    opener = _opener(os.O_NOFOLLOW)
     try:
-        fd = os.open(_new(path), flags, 0o644)
+        file = io.FileIO(_new(path), "w", opener=opener)
     except FileNotFoundError:
         _make_folder(path.parent)
-        fd = os.open(_new(path), flags, 0o644)
-    with os.fdopen(fd, "wb", buffering=0) as file:
+        file = io.FileIO(_new(path), "w", opener=opener)
+    with file:
         view = memoryview(data)
         while view:
-            view = view[os.write(fd, view) :]
+            view = view[os.write(file.fileno(), view) :]
         os.fsync(file.fileno())
+
+
+def _opener(more: int) -> Callable[[str, int], int]:
+    """Open with more flags; what opens so closes the descriptor whatever fails after."""
+    return lambda path, flags: os.open(path, flags | more, 0o644)
 
 
 def _make_folder(folder: Path) -> None:

@@ -37,7 +37,7 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from quoteshm.clock import Clock, SystemClock
-from quoteshm.errors import QuoteShmError, SettingsError
+from quoteshm.errors import QuoteShmError, SegmentError, SettingsError
 from quoteshm.market.archive import Archive
 from quoteshm.market.quotes import QuoteCache
 from quoteshm.service import options as settings_options
@@ -125,9 +125,16 @@ class WriterService(Service):
         if self._heartbeat.running:
             self._heartbeat.stop()
         writer, self.writer = self.writer, None
-        if writer is not None:
+        if writer is None:
+            return
+        try:
             writer.close(unlink=unlink)
+        except SegmentError as error:  # it is closed, but its name could not be taken away
+            why = str(error)
+        else:
             self.log.info("closed the segment")
+            return
+        self.log.error("the closed segment is left behind: {why}", why=why)
 
 
 class Listener(Service):
@@ -389,7 +396,12 @@ def _check_place(settings: Settings) -> None:
     """Refuse a folder or a group for the segment that this machine does not have."""
     if not settings.shm:
         return
-    if not settings.shm_dir.is_dir():
+    try:
+        is_folder = settings.shm_dir.is_dir()
+    except OSError as error:
+        expected = f"a folder ({error.strerror})"
+        raise SettingsError("--shm-dir", str(settings.shm_dir), expected) from None
+    if not is_folder:
         raise SettingsError("--shm-dir", str(settings.shm_dir), "a folder")
     if settings.shm_group is not None:
         try:

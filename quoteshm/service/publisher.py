@@ -2,8 +2,8 @@
 
 One call of `Publisher.publish` is one commit, of whatever mixture of answers. The newest bars of
 many tickers (`TickerTicks`) stay columns all the way: nothing on that path loops over tickers. A
-commit that the writer refuses is tried again in halves, so that only the ticker at fault is left
-out.
+commit that the writer refuses is tried again without the tickers for which there is no room, or in
+halves, so that only the ticker at fault is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from quoteshm.errors import BatchError, SegmentError
+from quoteshm.errors import BatchError, SegmentError, SegmentFullError
 from quoteshm.market.bars import Flaw, Merge, Problem, merge, sound, validate
 from quoteshm.model import DAY_MS, FIELDS, INTERVALS, Bars, SeriesKind, Ticker
 from quoteshm.shm import layout
@@ -69,10 +69,22 @@ class _Part:
         n = len(self.tickers)
         if n < 2:  # noqa: PLR2004 (two halves need two)
             return [self]
-        return [self._cut(slice(0, n // 2)), self._cut(slice(n // 2, n))]
+        first = np.arange(n) < n // 2
+        return [self.cut(first), self.cut(~first)]
 
-    def _cut(self, part: slice) -> _Part:
-        cut = _Part(self.tickers[part])
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """The rows of the tickers, in their order."""
+        if self.histories:
+            return np.array([self.histories[0].row], np.intp)
+        said = self.ticks or self.quotes
+        if said is not None:
+            return _numbers(said.rows)
+        return _numbers(slice(0, 0) if self.confirmed is None else self.confirmed)
+
+    def cut(self, part: NDArray[np.bool_]) -> _Part:
+        """Give columns of some of the tickers."""
+        cut = _Part(tuple(np.array(self.tickers, object)[part]))
         if self.ticks is not None:
             ticks = self.ticks
             cut.ticks = Ticks(
@@ -206,6 +218,9 @@ class Publisher:
             return
         try:
             outcome.epoch = self.writer.write_data(_batch(parts, self.clock.wall_ms()))
+        except SegmentFullError as error:
+            self._commit(self._with_room(parts, error, outcome), outcome)
+            return
         except Exception as error:  # noqa: BLE001 (whatever one ticker does harms no other)
             halves = parts if len(parts) > 1 else parts[0].halves()
             if len(halves) == 1:
@@ -222,6 +237,19 @@ class Publisher:
             for part in parts:
                 for ticker in part.tickers:
                     self.log.debug("epoch {epoch}: {ticker}", epoch=outcome.epoch, ticker=ticker)
+
+    def _with_room(
+        self, parts: list[_Part], error: SegmentFullError, outcome: Outcome
+    ) -> list[_Part]:
+        """Leave out, and note, the tickers for which there is no room."""
+        rest, starved = [], np.array(sorted(error.rows), np.intp)
+        for part in parts:
+            out = np.isin(part.rows, starved)
+            if out.any():
+                self._refuse(tuple(np.array(part.tickers, object)[out]), error, outcome)
+            if not out.all():
+                rest.append(part.cut(~out) if out.any() else part)
+        return rest
 
     def _refuse(self, tickers: tuple[str, ...], error: Exception, outcome: Outcome) -> None:
         self.counts.refused += len(tickers)

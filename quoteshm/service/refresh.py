@@ -255,7 +255,7 @@ class RefreshService(Service):
         for result in results:
             self._heard_of(result, refused, now_ms)
         for ticker, why in refused.items():
-            self._failed(Failure(ticker, Reason.BAD_DATA, why), now_ms)
+            self._failed(Failure(ticker, Reason.REFUSED, why), now_ms)
         for failure in failures:
             self._failed(failure, now_ms)
 

@@ -5,7 +5,6 @@ Whether what was loaded is of one commit is for `reader` to find out.
 
 from __future__ import annotations
 
-import os
 import struct
 import threading
 import weakref
@@ -100,10 +99,8 @@ class Attachment:
 
     def ticker_count(self, buffer: int) -> int:
         """Load the count of tickers that a buffer tells of."""
-        count = int(self.cells[self.geometry.buffer_offsets[buffer] // 8])
-        if count > self.geometry.max_tickers:
-            raise CorruptSegmentError("ticker_count", count, f"<= {self.geometry.max_tickers}")
-        return count
+        word: int = self.cells[self.geometry.buffer_offsets[buffer] // 8]
+        return segment.count_of(word, self.geometry.max_tickers)
 
     def quote_row(self, buffer: int, row: int) -> tuple[Any, ...]:
         """Load a quote row, the fields of `layout.QUOTE_FORMAT`."""
@@ -137,4 +134,4 @@ class _Fd:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        weakref.finalize(self, os.close, number)
+        weakref.finalize(self, segment.close_fd, number)

@@ -27,7 +27,7 @@ Superblock::
         64  max_tickers           u32      rows there is room for
         68  kind_count            u32      series kinds, 1 to 8
         72  check                 u32      CRC-32 of what never changes: bytes 8 to 23, 32 to 55,
-                                           64 to 71, 80 to 131 and 512 to 1535, one after the other
+                                           64 to 71, 80 to 131, 144 to 159, 512 to 1535
         80  directory_offset      u64
         88  entries_offset        u64
         96  buffer_offsets        2 x u64  of buffer A, of buffer B
@@ -36,6 +36,7 @@ Superblock::
        128  version               u32      the global header: the layout version again
        132  writer_pid            u32      of the process that writes, or wrote last
        136  last_update_ms        i64      a copy, for people and classic readers
+       144  boot_id               16 bytes the kernel's, of the boot whose CLOCK_BOOTTIME is stamped
        256  epoch                 u64      the latch: odd while a write is in progress;
                                            alone on its line of 128 bytes
        384  heartbeat_boot_ms     i64      CLOCK_BOOTTIME, milliseconds, stamped each second
@@ -70,7 +71,8 @@ Entry; a copy for people and classic readers, but for ``rewrites_begun``::
 
 Buffer header, 4096 bytes::
 
-         0  ticker_count          u64      directory rows that count
+         0  ticker_count          u32      directory rows that count
+         4  count_check           u32      its complement, in the same word
          8  last_update_ms        i64      ``updated_ms`` of the newest batch
         16  commit_ms             i64      when the commit was made, Unix time
         24  commit_boot_ms        i64      the same by CLOCK_BOOTTIME
@@ -78,7 +80,9 @@ Buffer header, 4096 bytes::
 
 Quote row, 128 bytes::
 
-         0  flags                 u64      1 present, 2 removed
+         0  flags                 u32      1 present, 2 removed
+         4  flags_check           u32      their complement, in the same word; a row that nothing
+                                           was ever published in is zero
          8  ts_ms                 i64      when the price was made
         16  open                  f64
         24  high                  f64
@@ -142,17 +146,21 @@ PAGE: Final = 4096
 MAX_KINDS: Final = 8
 MAX_TICKERS: Final = 1 << 24
 MAX_CAPACITY: Final = 1 << 32
-MAX_FRESHNESS_MS: Final = (1 << 32) - 1  # 49 days
+LOW_HALF: Final = (1 << 32) - 1  # of a word
+MAX_FRESHNESS_MS: Final = LOW_HALF  # 49 days
 MAX_EPOCH: Final = 1 << 62  # no writer gets there: a greater one is damage
+MAX_ADOPTED_EPOCH: Final = 1 << 61  # so that a writer has as many before it again
 
 # Superblock.state
 HALF_MADE: Final = 0
 LIVE: Final = 1
 CLOSED: Final = 2
 
-# Quote row flags
+# Quote row flags, and the whole word: with their complement in the upper half
 PRESENT: Final = 1
 REMOVED: Final = 2
+PRESENT_WORD: Final = 0xFFFF_FFFE_0000_0001
+REMOVED_WORD: Final = 0xFFFF_FFFD_0000_0002
 
 #: The age of a quote that came out of an archive, and has not been confirmed since: stale.
 UNCONFIRMED_BOOT_MS: Final = -(1 << 62)
@@ -192,21 +200,24 @@ SUPERBLOCK: Final = np.dtype(
             "freshness_ms", "freshness_check", "max_tickers", "kind_count", "check",
             "directory_offset", "entries_offset", "buffer_offsets", "quotes_offset",
             "series_offset", "version", "writer_pid", "last_update_ms",
-            "epoch", "heartbeat_boot_ms", "heartbeat_ms", "source", "adjustment", "name", "kinds",
+            "boot_id", "epoch", "heartbeat_boot_ms", "heartbeat_ms", "source", "adjustment",
+            "name", "kinds",
         ],
         "formats": [
             "V8", "<u4", "<u4", "<u8", "<u8", "V16", "<i8",
             "<u4", "<u4", "<u4", "<u4", "<u4",
             "<u8", "<u8", "(2,)<u8", "<u8",
             "<u8", "<u4", "<u4", "<i8",
-            "<u8", "<i8", "<i8", "S32", "S16", "S64", (KIND, (MAX_KINDS,)),
+            "V16", "<u8", "<i8", "<i8", "S32", "S16",
+            "S64", (KIND, (MAX_KINDS,)),
         ],
         "offsets": [
             0, 8, 12, 16, 24, 32, 48,
             56, 60, 64, 68, 72,
             80, 88, 96, 112,
             120, 128, 132, 136,
-            256, 384, 392, 512, 544, 576, 1024,
+            144, 256, 384, 392, 512, 544,
+            576, 1024,
         ],
         "itemsize": PAGE,
     },
@@ -236,7 +247,8 @@ ENTRY: Final = _record(
 BUFFER_HEADER: Final = _record(
     PAGE,
     {
-        "ticker_count": (0, "<u8"),
+        "ticker_count": (0, "<u4"),
+        "count_check": (4, "<u4"),
         "last_update_ms": (8, "<i8"),
         "commit_ms": (16, "<i8"),
         "commit_boot_ms": (24, "<i8"),
@@ -247,7 +259,8 @@ BUFFER_HEADER: Final = _record(
 QUOTE_ROW: Final = _record(
     128,
     {
-        "flags": (0, "<u8"),
+        "flags": (0, "<u4"),
+        "flags_check": (4, "<u4"),
         "ts_ms": (8, "<i8"),
         "open": (16, "<f8"),
         "high": (24, "<f8"),
@@ -319,7 +332,7 @@ _FACTORS: Final = np.array(SERIES_CHECK, np.uint64)
 _MASK: Final = (1 << 64) - 1
 
 #: The bytes of the superblock that never change, and that its check is of.
-CONSTANT: Final = ((8, 24), (32, 56), (64, 72), (80, 132), (512, 1536))
+CONSTANT: Final = ((8, 24), (32, 56), (64, 72), (80, 132), (144, 160), (512, 1536))
 _LISTED: Final = 88  # bytes of a directory row, up to its check
 
 
@@ -348,9 +361,9 @@ def directory_check(row: bytes) -> int:
     return zlib.crc32(row[:_LISTED])
 
 
-def freshness_word(freshness_ms: int) -> int:
-    """Give the word that says the window, and its complement in the upper half."""
-    return freshness_ms | (freshness_ms ^ MAX_FRESHNESS_MS) << 32
+def checked_word(number: int) -> int:
+    """Give the word that says a number of 32 bits, and its complement in the upper half."""
+    return number | (number ^ LOW_HALF) << 32
 
 
 def rows_for(capacity: int) -> int:

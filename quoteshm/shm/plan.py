@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quoteshm.errors import BatchError, UnknownIntervalError
+from quoteshm.errors import BatchError, SegmentFullError, UnknownIntervalError
 from quoteshm.model import Bars, Ticker
 from quoteshm.shm import latch, layout, table
 from quoteshm.shm.batch import Batch, History, Quotes, Ticks
@@ -89,6 +89,8 @@ class Planner:
     ) -> None:
         self._map, self._tickers, self._revived = mapped, tickers, revived
         self._back_block = back_block
+        self._full: SegmentFullError | None = None
+        self._starved: set[int] = set()
         stable = latch.stable_buffer(mapped.epoch)
         self._quotes, self._series = mapped.quotes[stable], mapped.series[stable]
         self._epoch = latch.stable_epoch(mapped.epoch) + 2  # the one that the commit ends with
@@ -110,12 +112,28 @@ class Planner:
         now_ms, boot_ms = clock.wall_ms(), clock.boot_ms()
         confirmed_boot_ms = boot_ms - max(0, now_ms - batch.updated_ms)
         stamps = np.array((batch.updated_ms, confirmed_boot_ms, self._epoch), np.int64)
-        header = (len(self._tickers), batch.updated_ms, now_ms, boot_ms, self._epoch)
-        return Plan(
+        counted = np.uint64(layout.checked_word(len(self._tickers))).view(np.int64)
+        header = (counted, batch.updated_ms, now_ms, boot_ms, self._epoch)
+        plan = Plan(
             self._plan_quotes(batch, stamps.view(np.uint64)),
             [self._plan_series(kind, batch) for kind in self._map.geometry.kinds],
             np.array(header, np.int64).view(np.uint64),
         )
+        if self._full is not None:
+            full = self._full
+            raise SegmentFullError(full.path, full.needed, full.free, frozenset(self._starved))
+        return plan
+
+    def _back(self, kind: KindGeometry, row: int, block: int) -> None:
+        """Back a block with memory; once there is none left, only note who needs some."""
+        if self._full is None:
+            try:
+                self._back_block(kind, row, block)
+            except SegmentFullError as error:
+                self._full = error
+            else:
+                return
+        self._starved.add(row)
 
     def _plan_quotes(self, batch: Batch, stamps: Words) -> list[tuple[Rows, Words]]:
         plan: list[tuple[Rows, Words]] = []
@@ -126,6 +144,7 @@ class Planner:
             self._check_rows(batch.confirmed)
             new = self._quotes[batch.confirmed].copy()
             new[:, table.STAMPS] = stamps
+            new[new[:, table.FLAGS] == 0] = 0  # there is no quote to confirm
             if self._revived:
                 new[np.isin(table.numbers(batch.confirmed), list(self._revived))] = 0
             plan.append((batch.confirmed, new))
@@ -134,7 +153,7 @@ class Planner:
             rows = np.array(batch.removed, np.intp)
             self._check_rows(rows)
             new = self._quotes[rows].copy()
-            new[:, table.FLAGS] = layout.REMOVED
+            new[:, table.FLAGS] = layout.REMOVED_WORD
             new[:, table.STAMPS] = stamps
             plan.append((rows, new))
         return plan
@@ -145,7 +164,7 @@ class Planner:
         _expect("quotes", "ts_ms", quotes.ts_ms, (n,), np.int64)
         _expect("quotes", "values", quotes.values, (n, 6), np.float64)
         new = np.zeros((n, layout.ROW_WORDS), np.uint64)
-        new[:, table.FLAGS] = layout.PRESENT
+        new[:, table.FLAGS] = layout.PRESENT_WORD
         new[:, table.TS] = quotes.ts_ms.view(np.uint64)
         new.view(np.float64)[:, table.VALUES] = quotes.values
         new[:, table.STAMPS] = stamps
@@ -264,7 +283,7 @@ class Planner:
         at = state[closing]
         block, backed = at[:, table.REWRITES] & 1, layout.backed(at[:, table.REWRITES])
         for place in np.flatnonzero((at[:, table.SERIES_FLAGS] & backed) == 0).tolist():
-            self._back_block(kind, int(numbers[closing][place]), int(block[place]))
+            self._back(kind, int(numbers[closing][place]), int(block[place]))
         if len(at):
             words = table.last_word(kind, numbers[closing], at) + 1
             plan.closings.append(
@@ -316,7 +335,7 @@ class Planner:
         elif len(ended):
             block = int(words[table.REWRITES]) & 1
             if not int(words[table.SERIES_FLAGS]) & layout.BACKED[block]:
-                self._back_block(kind, row, block)
+                self._back(kind, row, block)
                 words[table.SERIES_FLAGS] |= np.uint64(layout.BACKED[block])
             first = int(table.last_word(kind, np.array([row]), words[None])[0]) + 1
             at = np.arange(first, first + len(ended))
@@ -339,7 +358,7 @@ class Planner:
         rewrites = int(words[table.REWRITES]) + 1
         block = rewrites & 1
         if len(window) and not int(words[table.SERIES_FLAGS]) & layout.BACKED[block]:
-            self._back_block(kind, row, block)
+            self._back(kind, row, block)
             words[table.SERIES_FLAGS] |= np.uint64(layout.BACKED[block])
         # The first window stands somewhere in the block's room to grow, another place for each
         # row: so the blocks of a market that opens its bars together do not fill together.

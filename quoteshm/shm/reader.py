@@ -6,6 +6,7 @@ to be of one commit is told in `latch`; each public read is one such read, so it
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -29,7 +30,7 @@ from quoteshm.errors import (
     UnknownTickerError,
 )
 from quoteshm.model import FIELDS, Bars, Quote, SnapshotState
-from quoteshm.shm import discovery, futex, latch, layout, panel, segment
+from quoteshm.shm import discovery, futex, latch, layout, panel, segment, table
 from quoteshm.shm.attachment import Attachment, SeriesRow
 from quoteshm.shm.classic import Entry, EntryHeader
 from quoteshm.shm.fence import fences, ordered
@@ -54,10 +55,11 @@ _WAIT_SLICE_S: Final = 0.25
 _EPOCH: Final = layout.EPOCH_WORD
 _STATE: Final = layout.STATE_WORD
 _LIVE: Final = layout.LIVE
+_STATES: Final = table.STATE
 # Globals of this module are found faster than attributes of another, and a quote is read in a
 # fraction of a microsecond.
 _FRESHNESS: Final = layout.FRESHNESS_WORD
-_PRESENT: Final = layout.PRESENT
+_PRESENT: Final = layout.PRESENT_WORD
 _ROW_NBYTES: Final = layout.ROW_NBYTES
 _BOOTTIME: Final = time.CLOCK_BOOTTIME
 _now_ns = time.clock_gettime_ns
@@ -136,7 +138,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         directory, name, instance = discovery.ask(host, port)
         path = Path(shm_dir or directory) / name
         mapped, fd = segment.attach(path)
-        os.close(fd)
+        segment.close_fd(fd)
         found = bytes(mapped.superblock["instance"]).hex()
         if found == instance:
             return path, None
@@ -191,7 +193,8 @@ class StockDataReader(Mapping[str, "Entry"]):
                 self._next_try_ms = now_ms + _LOOK_EACH_MS
                 return self._last
             if self._last is not None:
-                self._left_epoch = max(self._left_epoch, self._last.epoch())
+                with contextlib.suppress(CorruptSegmentError):  # one that cannot be says nothing
+                    self._left_epoch = max(self._left_epoch, self._last.epoch())
             self._attached = self._last = found
             if self._is_closed:  # by another thread, in the meantime
                 self._attached = self._last = None
@@ -203,11 +206,12 @@ class StockDataReader(Mapping[str, "Entry"]):
         if now_ms < self._next_look_ms:
             return
         self._next_look_ms = now_ms + _LOOK_EACH_MS
-        if os.fstat(attached.fd.number).st_nlink:
-            return
-        age_ms = now_ms - int(attached.map.superblock["heartbeat_boot_ms"])
-        if not 0 <= age_ms <= _HUNG_AFTER_MS or not segment.is_locked(attached.fd.number):
-            self._attached = None
+        with contextlib.suppress(OSError):  # it is looked again, and the values are there
+            if os.fstat(attached.fd.number).st_nlink:
+                return
+            age_ms = now_ms - int(attached.map.superblock["heartbeat_boot_ms"])
+            if not 0 <= age_ms <= _HUNG_AFTER_MS or not segment.is_locked(attached.fd.number):
+                self._attached = None
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
@@ -215,19 +219,27 @@ class StockDataReader(Mapping[str, "Entry"]):
 
     # -- latched reads -----------------------------------------------------------------------
 
-    def _read(self, load: Callable[[Attachment, int], T]) -> tuple[Attachment, int, T]:
+    def _read(
+        self, load: Callable[[Attachment, int], T], tries: Iterator[int] | None = None
+    ) -> tuple[Attachment, int, T]:
         """Load from the stable buffer until it is of one commit; give its epoch and the value.
+
+        ``tries`` are those of the whole call, where there is more to it than this.
 
         Raises
         ------
         ReadTimeoutError
 
         """
-        for _ in latch.attempts(self._timeout_s):
+        for _ in tries or latch.attempts(self._timeout_s):
             attached = self._attachment()
-            before = attached.epoch()
-            self._acquire()  # pairs with the writer's release before its even epoch
-            value = load(attached, latch.stable_buffer(before))
+            try:
+                before = attached.epoch()
+                self._acquire()  # pairs with the writer's release before its even epoch
+                value = load(attached, latch.stable_buffer(before))
+            except CorruptSegmentError:  # which a writer will have replaced, or will
+                self._look_for_successor(attached)
+                raise
             self._acquire()  # pairs with the writer's release behind its odd epoch
             if latch.unbroken(before, attached.cells[_EPOCH]):
                 self._look_for_successor(attached)
@@ -235,7 +247,10 @@ class StockDataReader(Mapping[str, "Entry"]):
         raise AssertionError  # not reached: attempts() ends with an exception
 
     def _read_row(
-        self, ticker: str, load: Callable[[Attachment, int, int], T]
+        self,
+        ticker: str,
+        load: Callable[[Attachment, int, int], T],
+        tries: Iterator[int] | None = None,
     ) -> tuple[Attachment, int, T]:
         """Load something of one ticker at one epoch; give its row and the value.
 
@@ -253,9 +268,10 @@ class StockDataReader(Mapping[str, "Entry"]):
             return attached.ticker_count(buffer), row, value
 
         while True:
-            attached, _, (count, row, value) = self._read(load_known)
+            attached, _, (count, row, value) = self._read(load_known, tries)
             if row is not None and value is not None:
                 return attached, row, value
+            tries = None  # what was learnt is not to be lost for want of time
             attached.learn(count)
             if ticker not in attached.rows:
                 raise UnknownTickerError(ticker)
@@ -298,6 +314,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         flags, ts_ms, open_, high, low, price, volume, prev_close, updated_ms, boot_ms, _ = fields
         symbol, currency, _ = attached.tickers[row]
         if flags != _PRESENT:
+            _check_flags(flags, fields[-1])
             raise UnknownTickerError(symbol)
         age_ms = _now_ns(_BOOTTIME) // NS_PER_MS - boot_ms
         if attached.cells[_FRESHNESS] != attached.freshness_word:
@@ -336,11 +353,12 @@ class StockDataReader(Mapping[str, "Entry"]):
 
         attached, epoch, (count, last_update_ms, rows) = self._read(load)
         attached.learn(count)
-        table = rows.view(layout.QUOTE_ROW)[:, 0]
-        age_ms = _boot_ms() - table["updated_boot_ms"]
+        segment.check_flags(rows[:, _STATES])
+        quotes = rows.view(layout.QUOTE_ROW)[:, 0]
+        age_ms = _boot_ms() - quotes["updated_boot_ms"]
         stale = (age_ms < 0) | (age_ms > attached.load_freshness())
         return Snapshot(
-            epoch, last_update_ms, table, stale, attached.tickers[:count], attached.source
+            epoch, last_update_ms, quotes, stale, attached.tickers[:count], attached.source
         )
 
     @property
@@ -364,16 +382,22 @@ class StockDataReader(Mapping[str, "Entry"]):
         except KeyError:
             raise UnknownIntervalError(interval, tuple(attached.kinds)) from None
 
-    def _series_row(self, ticker: str, interval: str | None) -> tuple[Attachment, int, SeriesRow]:
+    def _series_row(
+        self, ticker: str, interval: str | None, tries: Iterator[int] | None = None
+    ) -> tuple[Attachment, int, SeriesRow]:
         """Give a ticker's row and its series row, of one epoch."""
 
-        def load(attached: Attachment, buffer: int, row: int) -> tuple[int, tuple[Any, ...]]:
-            flags: int = attached.quote_row(buffer, row)[0]
-            return flags, attached.series_row(buffer, self._kind(attached, interval), row)
+        def load(
+            attached: Attachment, buffer: int, row: int
+        ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+            quote = attached.quote_row(buffer, row)
+            return quote, attached.series_row(buffer, self._kind(attached, interval), row)
 
-        attached, row, (flags, fields) = self._read_row(ticker, load)
-        if flags & layout.REMOVED:
-            raise UnknownTickerError(ticker)
+        attached, row, (quote, fields) = self._read_row(ticker, load, tries)
+        if quote[0] != _PRESENT:
+            _check_flags(quote[0], quote[-1])
+            if quote[0] == layout.REMOVED_WORD:
+                raise UnknownTickerError(ticker)
         return attached, row, SeriesRow(*fields)
 
     @staticmethod
@@ -434,8 +458,9 @@ class StockDataReader(Mapping[str, "Entry"]):
     ) -> tuple[Attachment, int, Bars]:
         """Copy bars, all of one epoch."""
         _check_last(last)
-        for _ in latch.attempts(self._timeout_s):
-            attached, row, series = self._series_row(ticker, interval)
+        tries = latch.attempts(self._timeout_s)
+        while True:
+            attached, row, series = self._series_row(ticker, interval, tries)
             kind = self._kind(attached, interval)
             times, values = self._closed(attached, kind, row, series)
             forming = series.forming()
@@ -455,7 +480,6 @@ class StockDataReader(Mapping[str, "Entry"]):
                 if forming is not None:
                     bars.time[closed:], bars.ohlcv[:, closed:] = forming.time, forming.ohlcv
                 return attached, row, bars
-        raise AssertionError  # not reached: attempts() ends with an exception
 
     def view(self, ticker: str, interval: str | None = None) -> SeriesView:
         """View the closed bars of a ticker where they stand, without a copy.
@@ -468,8 +492,9 @@ class StockDataReader(Mapping[str, "Entry"]):
         UnknownTickerError, UnknownIntervalError, ReadTimeoutError
 
         """
-        for _ in latch.attempts(self._timeout_s):
-            attached, row, series = self._series_row(ticker, interval)
+        tries = latch.attempts(self._timeout_s)
+        while True:
+            attached, row, series = self._series_row(ticker, interval, tries)
             kind = self._kind(attached, interval)
             times, values = self._closed(attached, kind, row, series)
             view = SeriesView(
@@ -482,7 +507,6 @@ class StockDataReader(Mapping[str, "Entry"]):
             )
             if view.intact:
                 return view
-        raise AssertionError  # not reached: attempts() ends with an exception
 
     def panel(
         self,
@@ -520,34 +544,35 @@ class StockDataReader(Mapping[str, "Entry"]):
         _check_last(last)
         if field.lower() not in FIELDS:
             raise ValueError(f"field: found {field!r}, expected one of {', '.join(FIELDS)}")
-        for _ in latch.attempts(self._timeout_s):
-            attached, rows, series = self._series_table(tickers, interval)
+        tries = latch.attempts(self._timeout_s)
+        while True:
+            attached, rows, series = self._series_table(tickers, interval, tries)
             kind = self._kind(attached, interval)
             cells = _gather(attached, kind, rows, series, FIELDS.index(field.lower()), last)
             self._acquire()  # pairs with the writer's release behind rewrites_begun
             if latch.all_intact(series["rewrites"], attached.begun_of(kind, rows)):
                 columns = [attached.tickers[row] for row in rows.tolist()]
                 return panel.to_frame(cells, columns, kind.kind.interval, last)
-        raise AssertionError  # not reached: attempts() ends with an exception
 
     def _series_table(
-        self, tickers: Sequence[str] | None, interval: str | None
+        self, tickers: Sequence[str] | None, interval: str | None, tries: Iterator[int]
     ) -> tuple[Attachment, NDArray[np.intp], NDArray[np.void]]:
         """Give the rows of tickers and their series rows, all of one epoch."""
 
         def load(attached: Attachment, buffer: int) -> tuple[Words, Words]:
             count, kind = attached.ticker_count(buffer), self._kind(attached, interval)
-            flags = np.empty(count, np.uint64)
+            states = np.empty((count, 2), np.uint64)
             series = np.empty((count, layout.ROW_WORDS), np.uint64)
-            attached.copy(flags, attached.map.quotes[buffer][:count, 0])
+            attached.copy(states, attached.map.quotes[buffer][:count, _STATES])
             attached.copy(series, attached.map.series[buffer][kind.index][:count])
-            return flags, series
+            return states, series
 
-        attached, _, (flags, series) = self._read(load)
-        attached.learn(len(flags))
+        attached, _, (states, series) = self._read(load, tries)
+        attached.learn(len(states))
+        segment.check_flags(states)
         present = {
             attached.tickers[row].symbol: row
-            for row in np.flatnonzero(flags == layout.PRESENT).tolist()
+            for row in np.flatnonzero(states[:, 0] == _PRESENT).tolist()
         }
         wanted = sorted(present) if tickers is None else list(tickers)
         if unknown := [ticker for ticker in wanted if ticker not in present]:
@@ -577,7 +602,11 @@ class StockDataReader(Mapping[str, "Entry"]):
         deadline = time.monotonic() + timeout
         while True:
             attached = self._attachment()
-            now: int = attached.cells[_EPOCH]
+            try:
+                now = attached.epoch()
+            except CorruptSegmentError:
+                self._look_for_successor(attached)
+                raise
             left_s = deadline - time.monotonic()
             stable = latch.stable_epoch(now)
             begun_anew = stable < epoch <= self._left_epoch  # by another daemon, from zero
@@ -603,8 +632,9 @@ class StockDataReader(Mapping[str, "Entry"]):
             if attached.cells[_STATE] != _LIVE:
                 return "closed"
             self._look_for_successor(attached)
-            if not segment.is_locked(attached.fd.number):
-                return "dead"
+            with contextlib.suppress(OSError):  # then its heartbeat tells
+                if not segment.is_locked(attached.fd.number):
+                    return "dead"
             age_ms = _boot_ms() - int(attached.map.superblock["heartbeat_boot_ms"])
         except (SegmentError, RequestError, OSError):
             return "closed"
@@ -650,6 +680,8 @@ class StockDataReader(Mapping[str, "Entry"]):
             return series.entry_epoch
         if field == "last_update_ms":
             return series.last_update_ms
+        if field == "version":
+            return layout.LAYOUT_VERSION  # checked when it was attached
         return int(attached.map.superblock[field])
 
     def __iter__(self) -> Iterator[str]:
@@ -692,6 +724,10 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _check_flags(flags: int, changed_epoch: int) -> None:
+    segment.check_flags(np.array([[flags, changed_epoch]], np.uint64))
 
 
 def _check_last(last: int | None) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from quoteshm.clock import boot_id
 from quoteshm.errors import (
     CorruptSegmentError,
     ForeignFileError,
@@ -34,10 +35,12 @@ from quoteshm.errors import (
     WriterRunningError,
 )
 from quoteshm.model import INTERVALS, SeriesKind, Ticker
-from quoteshm.shm import layout
+from quoteshm.shm import layout, table
 from quoteshm.shm.layout import Geometry, KindGeometry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from quoteshm.clock import Clock
@@ -149,6 +152,11 @@ class SegmentMap:
         """The superblock's bytes as they stand, a copy."""
         return self.buffer[: layout.PAGE]
 
+    def ticker_count(self, buffer: int) -> int:
+        """Load the count of tickers that a buffer tells of."""
+        word = self.cells[self.geometry.buffer_offsets[buffer] // 8]
+        return count_of(word, self.geometry.max_tickers)
+
     @property
     def epoch(self) -> int:
         """The global epoch as it stands."""
@@ -216,10 +224,44 @@ def freshness_of(word: int) -> int:
     CorruptSegmentError
 
     """
-    window = word & layout.MAX_FRESHNESS_MS
-    if word != layout.freshness_word(window):
-        raise CorruptSegmentError("freshness_ms", hex(word), "a word whose halves are complements")
-    return window
+    return _checked("freshness_ms", word)
+
+
+def count_of(word: int, max_tickers: int) -> int:
+    """Believe the word of a buffer header that says how many tickers there are.
+
+    Raises
+    ------
+    CorruptSegmentError
+
+    """
+    count = _checked("ticker_count", word)
+    if count > max_tickers:
+        raise CorruptSegmentError("ticker_count", count, f"<= {max_tickers}")
+    return count
+
+
+def check_flags(states: Words) -> None:
+    """Believe the flags of quote rows: of each the words `table.STATE`, shape (n, 2).
+
+    Raises
+    ------
+    CorruptSegmentError
+
+    """
+    flags = states[:, 0]
+    good = (flags == layout.PRESENT_WORD) | (flags == layout.REMOVED_WORD)
+    if not good.all():
+        good |= (states == 0).all(axis=1)  # nothing was ever published there
+        _all("quote flags", flags, good, "present or removed, and the complement")
+
+
+def _checked(field: str, word: int) -> int:
+    """Give the number of a word whose upper half is its complement."""
+    number = word & layout.LOW_HALF
+    if word != layout.checked_word(number):
+        raise CorruptSegmentError(field, hex(word), "a word whose halves are complements")
+    return number
 
 
 def tickers_of(segment: SegmentMap, start: int, stop: int) -> list[Ticker]:
@@ -289,15 +331,14 @@ def check_rows(segment: SegmentMap) -> None:
         Naming the first field that cannot be.
 
     """
+    if segment.epoch > layout.MAX_ADOPTED_EPOCH:
+        raise CorruptSegmentError("epoch", segment.epoch, f"at most {layout.MAX_ADOPTED_EPOCH}")
     buffer = segment.epoch >> 1 & 1
-    count = int(segment.headers[buffer][0])
-    if count > segment.geometry.max_tickers:
-        raise CorruptSegmentError("ticker_count", count, f"<= {segment.geometry.max_tickers}")
+    count = segment.ticker_count(buffer)
     symbols = [ticker.symbol for ticker in tickers_of(segment, 0, count)]
     if "" in symbols or len(set(symbols)) != count:
         raise CorruptSegmentError("symbol", "empty or twice there", "distinct symbols")
-    flags = segment.quotes[buffer][:count, 0]
-    _all("quote flags", flags, flags <= layout.PRESENT | layout.REMOVED, "0 to 3")
+    check_flags(segment.quotes[buffer][:count, table.STATE])
     for kind in segment.geometry.kinds:
         rows = segment.series[buffer][kind.index][:count].view(layout.SERIES_ROW)[:, 0]
         words = segment.series[buffer][kind.index][:count]
@@ -320,6 +361,31 @@ def _all(field: str, found: Words, good: NDArray[np.bool_], expected: str) -> No
 # -- files -----------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Tell what the system refuses as an error of ours, with the file's name."""
+    try:
+        yield
+    except OSError as error:
+        raise SegmentError(f"{path}: {os.strerror(error.errno or 0)}") from error
+
+
+def close_fd(number: int) -> None:
+    """Close a descriptor. It is gone in any case, and shared memory has nothing to write back."""
+    with contextlib.suppress(OSError):
+        os.close(number)
+
+
+@contextlib.contextmanager
+def _closed_on_error(fd: int) -> Iterator[None]:
+    """Close a descriptor if what is done with it fails."""
+    try:
+        yield
+    except BaseException:
+        close_fd(fd)
+        raise
+
+
 def open_file(path: Path, flags: int) -> int:
     """Open what stands under a segment's name, if it is a regular file.
 
@@ -330,16 +396,19 @@ def open_file(path: Path, flags: int) -> int:
     """
     try:
         fd = os.open(path, flags | _SAFE_OPEN)
+    except ValueError:  # no file can have it
+        raise SegmentError(f"{str(path)!r}: expected a name without a NUL") from None
     except FileNotFoundError:
         raise SegmentNotFoundError(path) from None
     except PermissionError:
         raise SegmentAccessError(path, *_owner(path)) from None
     except OSError as error:
         raise _open_failed(path, error) from error
-    mode = os.fstat(fd).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(fd)
-        raise ForeignFileError(path, _kind_of_file(mode), "a regular file")
+    with _closed_on_error(fd):
+        with _told(path):
+            mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            raise ForeignFileError(path, _kind_of_file(mode), "a regular file")
     return fd
 
 
@@ -383,7 +452,9 @@ def attach(path: Path) -> tuple[SegmentMap, int]:
         Of the kind that says what was found.
 
     """
-    return _map(path, open_file(path, os.O_RDONLY), mmap.PROT_READ)
+    fd = open_file(path, os.O_RDONLY)
+    with _closed_on_error(fd):
+        return _map(path, fd, mmap.PROT_READ), fd
 
 
 def open_own(path: Path) -> tuple[SegmentMap, int]:
@@ -396,39 +467,34 @@ def open_own(path: Path) -> tuple[SegmentMap, int]:
 
     """
     fd = open_file(path, os.O_RDWR)
-    uid = os.fstat(fd).st_uid
-    if uid != os.geteuid():
-        os.close(fd)
-        raise ForeignFileError(path, f"a file of user {uid}", f"one of user {os.geteuid()}")
-    mapped, fd = _map(path, fd, mmap.PROT_READ | mmap.PROT_WRITE)
-    return mapped, _reopened(path, fd)
-
-
-def _map(path: Path, fd: int, protection: int) -> tuple[SegmentMap, int]:
     try:
+        with _told(path):
+            uid = os.fstat(fd).st_uid
+        if uid != os.geteuid():
+            raise ForeignFileError(path, f"a file of user {uid}", f"one of user {os.geteuid()}")
+        return _map(path, fd, mmap.PROT_READ | mmap.PROT_WRITE), _again(path, fd)
+    finally:
+        close_fd(fd)
+
+
+def _map(path: Path, fd: int, protection: int) -> SegmentMap:
+    with _told(path):  # also that it is more than this machine can map
         geometry = check_superblock(path, os.pread(fd, layout.PAGE, 0), os.fstat(fd).st_size)
-        buffer = mmap.mmap(fd, geometry.size, mmap.MAP_SHARED, protection)
-    except BaseException as error:
-        os.close(fd)
-        if isinstance(error, OSError):  # more than this machine can map
-            raise SegmentError(f"{path}: {os.strerror(error.errno or 0)}") from error
-        raise
-    return SegmentMap(buffer, geometry), fd
+        return SegmentMap(mmap.mmap(fd, geometry.size, mmap.MAP_SHARED, protection), geometry)
 
 
-def _reopened(path: Path, fd: int) -> int:
-    """Trade a writable descriptor for another one of the same file, for the lock.
+def _again(path: Path, fd: int) -> int:
+    """Open a file a second time, for the lock.
 
     A map keeps a copy of the descriptor it was made from, in forked children too; a lock taken on
     that one would outlive the writer in them.
     """
-    try:
-        again = open_file(path, os.O_RDWR)
-        if not os.path.samestat(os.fstat(again), os.fstat(fd)):
-            os.close(again)
+    again = open_file(path, os.O_RDWR)
+    with _closed_on_error(again):
+        with _told(path):
+            is_same = os.path.samestat(os.fstat(again), os.fstat(fd))
+        if not is_same:
             raise SegmentError(f"{path}: replaced by another file while it was being opened")
-    finally:
-        os.close(fd)
     return again
 
 
@@ -444,26 +510,26 @@ def create(spec: SegmentSpec, clock: Clock) -> tuple[SegmentMap, int]:
     geometry = Geometry.of(spec.max_tickers, spec.kinds)
     fd = _open_new(path)
     try:
-        os.ftruncate(fd, geometry.size)
-        allocate(fd, path, 0, geometry.kinds[0].blocks_offset)
-        segment = SegmentMap(mmap.mmap(fd, geometry.size), geometry)
+        with _told(path):
+            os.ftruncate(fd, geometry.size)
+            allocate(fd, path, 0, geometry.kinds[0].blocks_offset)
+            segment = SegmentMap(mmap.mmap(fd, geometry.size), geometry)
         populate(segment.buffer, 0, geometry.kinds[0].blocks_offset)
         fill(segment, spec, clock)
-    except BaseException as error:
-        os.close(fd)
-        path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise SegmentError(f"{path}: {os.strerror(error.errno or 0)}") from error
-        raise
-    fd = _reopened(path, fd)
-    try:
-        lock_segment(fd)
-        permit(fd, spec)
+        again = _again(path, fd)
     except BaseException:
-        os.close(fd)
-        path.unlink(missing_ok=True)
+        reclaim(spec.path)
         raise
-    return segment, fd
+    finally:
+        close_fd(fd)
+    try:
+        lock_segment(again)
+        permit(again, spec)
+    except BaseException:
+        reclaim(spec.path)
+        close_fd(again)
+        raise
+    return segment, again
 
 
 def permit(fd: int, spec: SegmentSpec) -> None:
@@ -475,18 +541,38 @@ def permit(fd: int, spec: SegmentSpec) -> None:
         There is no such group, or this user may not give files to it.
 
     """
-    try:
+    with _told(spec.path):
         if spec.group is not None:
             os.fchown(fd, -1, _group_id(spec.group))
         os.fchmod(fd, spec.mode)
-    except OSError as error:
-        raise SegmentError(f"{spec.path}: {os.strerror(error.errno or 0)}") from error
 
 
 def publish(segment: SegmentMap, path: Path) -> None:
-    """Make a created segment live, and put it under its name."""
+    """Make a created segment live, and put it under its name.
+
+    Raises
+    ------
+    SegmentError
+        It cannot be renamed; `reclaim` frees it.
+
+    """
     complete(segment)
-    temporary_path(path).rename(path)
+    with _told(path):
+        temporary_path(path).rename(path)
+
+
+def unlink(path: Path, fd: int) -> None:
+    """Take a segment's name away, if it still is that of the file that is open here.
+
+    Raises
+    ------
+    SegmentError
+        The name stays.
+
+    """
+    with _told(path), contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(path.lstat(), os.fstat(fd)):
+            path.unlink()
 
 
 def complete(segment: SegmentMap) -> None:
@@ -501,7 +587,7 @@ def temporary_path(path: Path) -> Path:
 
 
 def reclaim(path: Path) -> None:
-    """Free the memory of a segment that a dead writer of this user's left half made.
+    """Free the memory of a segment that was left half made, by a dead writer or for an error.
 
     For who holds the writer lock. What is not ours stays.
     """
@@ -516,14 +602,16 @@ def _open_new(path: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE_OPEN
     with contextlib.suppress(FileExistsError):
         return _open_private(path, flags)
-    found = path.lstat()
+    with _told(path):
+        found = path.lstat()
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
         raise ForeignFileError(
             path,
             f"{_kind_of_file(found.st_mode)} of user {found.st_uid}",
             f"nothing, or a file that user {os.geteuid()} left",
         )
-    path.unlink()  # a leftover of a writer that died; ours alone, since we hold the writer lock
+    with _told(path):
+        path.unlink()  # a leftover of a writer that died; ours alone, as we hold the writer lock
     try:
         return _open_private(path, flags)
     except FileExistsError:
@@ -557,15 +645,25 @@ def allocate(fd: int, path: Path, offset: int, nbytes: int) -> None:
     ------
     SegmentFullError
         The file system is full; nothing was written.
+    SegmentError
+        The system refuses it for another reason.
 
     """
-    try:
-        os.posix_fallocate(fd, offset, nbytes)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
-            raise
+    with _told(path):
+        try:
+            os.posix_fallocate(fd, offset, nbytes)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
+                raise
+            raise SegmentFullError(path, nbytes, _free_nbytes(fd)) from None
+
+
+def _free_nbytes(fd: int) -> int:
+    """Tell how much room the file system has, or 0 where it does not say."""
+    with contextlib.suppress(OSError):
         room = os.fstatvfs(fd)
-        raise SegmentFullError(path, nbytes, room.f_bavail * room.f_bsize) from None
+        return room.f_bavail * room.f_bsize
+    return 0
 
 
 def populate(buffer: mmap.mmap, offset: int, nbytes: int) -> None:
@@ -580,6 +678,7 @@ def fill(segment: SegmentMap, spec: SegmentSpec, clock: Clock) -> None:
     block["layout_version"] = block["version"] = layout.LAYOUT_VERSION
     block["byte_order"] = layout.BYTE_ORDER
     block["instance"] = os.urandom(16)
+    block["boot_id"] = boot_id()
     block["created_ms"] = block["heartbeat_ms"] = clock.wall_ms()
     block["heartbeat_boot_ms"] = clock.boot_ms()
     block["writer_pid"] = os.getpid()
@@ -607,12 +706,14 @@ def fill(segment: SegmentMap, spec: SegmentSpec, clock: Clock) -> None:
         entries = segment.entries[kind.index].view(layout.ENTRY)
         entries["version"] = layout.LAYOUT_VERSION
         entries["writer_pid"] = os.getpid()
+    for header in segment.headers:
+        header[0] = layout.checked_word(0)  # no ticker yet
     block["check"] = layout.superblock_check(segment.head)
 
 
 def set_freshness(segment: SegmentMap, freshness_ms: int) -> None:
     """Set the freshness window, in one store."""
-    segment.cells[layout.FRESHNESS_WORD] = layout.freshness_word(freshness_ms)
+    segment.cells[layout.FRESHNESS_WORD] = layout.checked_word(freshness_ms)
 
 
 def list_ticker(segment: SegmentMap, row: int, ticker: Ticker) -> None:
@@ -643,13 +744,22 @@ def _try_lock(fd: int) -> bool:
 def lock_segment(fd: int) -> None:
     """Hold the segment's own lock, for readers to ask after.
 
-    A reader can stand in its way with a lock of its own; then it is only not there to be seen.
+    A reader can stand in its way with a lock of its own, and the system may have no more of them;
+    then it is only not there to be seen.
     """
-    _try_lock(fd)
+    with contextlib.suppress(OSError):
+        _try_lock(fd)
 
 
 def is_locked(fd: int) -> bool:
-    """Tell, on a read-only descriptor, whether a writer holds the segment's lock."""
+    """Tell, on a read-only descriptor, whether a writer holds the segment's lock.
+
+    Raises
+    ------
+    OSError
+        The system does not say.
+
+    """
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK))
     return bool(struct.unpack(_FLOCK, answer)[0] == fcntl.F_WRLCK)
 
@@ -669,7 +779,7 @@ class OwnedFd:
         _owned.discard(self)
         number, self.number = self.number, -1
         if number >= 0:
-            os.close(number)
+            close_fd(number)
 
 
 _owned: set[OwnedFd] = set()
@@ -712,7 +822,9 @@ class WriterLock:
 
     def _take(self, segment_path: Path) -> None:
         for _ in range(_LOOKS):
-            if _try_lock(self._fd.number):
+            with _told(self.path):
+                is_ours = _try_lock(self._fd.number)
+            if is_ours:
                 return self._sign()
             pid = self._pid()
             if pid is not None and Path(f"/proc/{pid}").exists():
@@ -736,17 +848,20 @@ class WriterLock:
             raise SegmentError(f"{self.path.parent}: no such folder for the segment") from None
         except OSError as error:
             raise _open_failed(self.path, error) from error
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-            os.close(fd)
-            mine = f"a regular file of user {os.geteuid()}"
-            other = f"{_kind_of_file(found.st_mode)} of user {found.st_uid}"
-            raise ForeignFileError(self.path, other, mine)
+        with _closed_on_error(fd):
+            with _told(self.path):
+                found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+                mine = f"a regular file of user {os.geteuid()}"
+                other = f"{_kind_of_file(found.st_mode)} of user {found.st_uid}"
+                raise ForeignFileError(self.path, other, mine)
         return fd
 
     def _pid(self) -> int | None:
-        text = os.pread(self._fd.number, 32, 0).strip()
-        return int(text) if text.isdigit() else None
+        with contextlib.suppress(OSError):
+            text = os.pread(self._fd.number, 32, 0).strip()
+            return int(text) if text.isdigit() else None
+        return None
 
     @property
     def is_held(self) -> bool:

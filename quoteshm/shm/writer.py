@@ -11,7 +11,7 @@ import contextlib
 import mmap
 import os
 import zoneinfo
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
+from quoteshm.clock import boot_id
 from quoteshm.errors import (
     BatchError,
     CorruptSegmentError,
@@ -123,7 +124,7 @@ class SegmentWriter:
             try:
                 segment.check_rows(mapped)
             except BaseException:
-                os.close(fd)
+                segment.close_fd(fd)
                 damaged = mapped
                 raise
         except SegmentNotFoundError:
@@ -135,9 +136,12 @@ class SegmentWriter:
             return cls._carry_on(spec, clock, lock, mapped, fd)
         mapped, fd = segment.create(spec, clock)
         if damaged is not None:  # its readers go on to the new one, and their epochs with them
-            mapped.cells[layout.EPOCH_WORD] = latch.stable_epoch(damaged.epoch) + 2
+            # ... where there are any left; else they begin anew.
+            epoch = latch.stable_epoch(damaged.epoch) + 2
+            mapped.cells[layout.EPOCH_WORD] = epoch if epoch < layout.MAX_ADOPTED_EPOCH else 0
         writer = cls(spec, clock, mapped, fd, lock)
-        segment.publish(mapped, spec.path)
+        with writer._let_go_on_error():
+            segment.publish(mapped, spec.path)
         if damaged is not None:
             damaged.cells[layout.STATE_WORD] = layout.CLOSED
         writer.refused = refused
@@ -155,31 +159,51 @@ class SegmentWriter:
         """Adopt a segment that is whole; move its history to a new one where it does not fit."""
         found = _spec_of(mapped, spec)
         writer = cls(found, clock, mapped, fd, lock)
-        writer._adopt()
+        with writer._let_go_on_error():
+            writer._fit(found, spec)
+        return writer
+
+    @contextlib.contextmanager
+    def _let_go_on_error(self) -> Iterator[None]:
+        """Leave nothing behind of a writer that cannot be opened."""
+        try:
+            yield
+        except BaseException:
+            segment.reclaim(self.spec.path)
+            if self._fd is not None:
+                self._fd.close()
+            raise
+
+    def _fit(self, found: SegmentSpec, spec: SegmentSpec) -> None:
+        """Adopt the segment that was found, or put another one in its place."""
+        self._adopt()
         wanted = replace(spec, max_tickers=max(spec.max_tickers, found.max_tickers))
         same_data = (found.source, found.adjustment) == (wanted.source, wanted.adjustment)
-        if found.kinds == wanted.kinds and found.max_tickers == wanted.max_tickers and same_data:
-            writer.spec = wanted
-            segment.set_freshness(writer._map, wanted.freshness_ms)
-            segment.permit(fd, wanted)
-            writer._map.cells[layout.STATE_WORD] = layout.LIVE
-            writer.adopted = True
+        same_room = (found.kinds, found.max_tickers) == (wanted.kinds, wanted.max_tickers)
+        # On a disk a segment outlives the boot by whose clock its quotes were confirmed.
+        same_boot = bytes(self._map.superblock["boot_id"]) == boot_id()
+        if same_data and same_room and same_boot:
+            self.spec = wanted
+            segment.set_freshness(self._map, wanted.freshness_ms)
+            if self._fd is not None:
+                segment.permit(self._fd.number, wanted)
+            self._map.cells[layout.STATE_WORD] = layout.LIVE
+            self.adopted = True
         else:
-            writer._replace(wanted, keep=same_data)
-            writer.adopted = same_data
+            self._replace(wanted, keep=same_data, confirmed=same_boot)
+            self.adopted = same_data
             if same_data:
                 had = dict(found.kinds)
-                writer.grown = {
+                self.grown = {
                     interval: had[interval]
                     for interval, capacity in wanted.kinds
                     if capacity > had.get(interval, capacity)
                 }
             if not same_data:
-                writer.refused = SegmentError(
+                self.refused = SegmentError(
                     f"{spec.path}: found bars of {found.source}, adjustment {found.adjustment}, "
                     f"expected {spec.source}, {spec.adjustment}",
                 )
-        return writer
 
     def _use(self, mapped: SegmentMap, fd: int | None) -> None:
         """Write into this mapping from now on, taking every row for changed."""
@@ -212,7 +236,7 @@ class SegmentWriter:
         self.heartbeat()
 
     def _read_directory(self) -> None:
-        count = int(self._map.headers[self._back ^ 1][0])
+        count = self._map.ticker_count(self._back ^ 1)
         self._tickers = segment.tickers_of(self._map, 0, count)
         self._row_of = {ticker.symbol: row for row, ticker in enumerate(self._tickers)}
 
@@ -220,25 +244,26 @@ class SegmentWriter:
         """Mark the segment closed, take its name away unless told otherwise, and let go.
 
         Harmless twice; nothing can be published after it.
+
+        Raises
+        ------
+        SegmentError
+            The name could not be taken away; all else is done.
+
         """
         if self._is_closed or self._is_in_child:
             return
         self._is_closed = True
         self._map.cells[layout.STATE_WORD] = layout.CLOSED
         self._wake()
-        if self._fd is not None and unlink:
-            self._unlink()
-        if self._fd is not None:
-            self._fd.close()
-        if self._lock is not None:
-            self._lock.release()
-
-    def _unlink(self) -> None:
-        """Take the name away, if it still is our file's."""
-        assert self._fd is not None  # noqa: S101  for the type checker: only files are unlinked
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(self.spec.path.lstat(), os.fstat(self._fd.number)):
-                self.spec.path.unlink()
+        try:
+            if self._fd is not None and unlink:
+                segment.unlink(self.spec.path, self._fd.number)
+        finally:
+            if self._fd is not None:
+                self._fd.close()
+            if self._lock is not None:
+                self._lock.release()
 
     def heartbeat(self) -> None:
         """Say that this writer lives; to be called each second."""
@@ -330,7 +355,7 @@ class SegmentWriter:
         return self._stable(rows, layout.SERIES_ROW)
 
     def _stable(self, rows: Words, record: np.dtype[np.void]) -> NDArray[np.void]:
-        count = int(self._map.headers[self._back ^ 1][0])
+        count = self._map.ticker_count(self._back ^ 1)
         view: NDArray[np.void] = rows[:count].view(record)[:, 0]
         view.flags.writeable = False
         return view
@@ -415,7 +440,7 @@ class SegmentWriter:
         BatchError
             The batch cannot be published; nothing was touched.
         SegmentFullError
-            No room for a block; nothing was published.
+            No room for the blocks of some rows, which it names; nothing was published.
 
         """
         self._check_open()
@@ -492,7 +517,7 @@ class SegmentWriter:
 
     # -- replacement -------------------------------------------------------------------------
 
-    def _replace(self, spec: SegmentSpec, *, keep: bool = True) -> None:
+    def _replace(self, spec: SegmentSpec, *, keep: bool = True, confirmed: bool = True) -> None:
         """Put a new segment in this one's place; its history and its epoch go on."""
         old, old_fd, epoch = self._map, self._fd, self._epoch
         if self._lock is None:
@@ -503,13 +528,17 @@ class SegmentWriter:
             epoch += 2
             new.cells[layout.EPOCH_WORD] = epoch
             if keep:
-                self._copy_into(new, new_fd, spec, latch.stable_buffer(epoch))
+                buffer = latch.stable_buffer(epoch)
+                self._copy_into(new, new_fd, spec, buffer)
+                if not confirmed:
+                    quotes = new.quotes[buffer].view(np.int64)
+                    quotes[:, table.UPDATED_BOOT_MS] = layout.UNCONFIRMED_BOOT_MS
             if self._lock is not None:
                 segment.publish(new, spec.path)
         except BaseException:
             if new_fd is not None:
-                os.close(new_fd)
-                segment.temporary_path(spec.path).unlink(missing_ok=True)
+                segment.close_fd(new_fd)
+                segment.reclaim(spec.path)
             raise
         self.spec = spec
         self._use(new, new_fd)
@@ -523,7 +552,7 @@ class SegmentWriter:
     def _copy_into(self, new: SegmentMap, fd: int | None, spec: SegmentSpec, buffer: int) -> None:
         """Copy everything that is stable into a segment that nobody sees yet."""
         old, stable, n = self._map, self._back ^ 1, len(self._tickers)
-        counted = int(old.headers[stable][0])
+        counted = old.ticker_count(stable)
         new.directory[:n] = old.directory[:n]
         new.quotes[buffer][:counted] = old.quotes[stable][:counted]
         new.headers[buffer][:] = old.headers[stable]

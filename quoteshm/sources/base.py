@@ -102,6 +102,7 @@ class Reason(enum.StrEnum):
     TIMED_OUT = "timed out"
     EMPTY = "no bars"
     BAD_DATA = "bad data"
+    REFUSED = "not published"  # not the source's fault: no room, or bars that do not fit
     STOPPED = "stopped"
 
 

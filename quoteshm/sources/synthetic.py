@@ -184,7 +184,9 @@ class Synthetic:
 
     def _sort_out(self, requests: tuple[Request, ...], now: int) -> None:
         """Find out who has a history, and so gets ticks, and who is to get one."""
+        # A history that was made last time may have been refused, as where a disk is full.
         before = {request.ticker for request in self._wanted}
+        before -= {request.ticker for request in self._unmade}
         taken_up: list[tuple[Request, _Stand]] = []
         ticking: list[Request] = []
         unmade: list[Request] = []

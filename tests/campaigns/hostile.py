@@ -15,10 +15,8 @@ the table makes the same bad lines again.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
-import json
 import random
 import re
 import resource
@@ -33,11 +31,11 @@ from typing import TYPE_CHECKING, Final
 from quoteshm import StockDataReader
 from tests.campaigns import hostile_clients as clients
 from tests.campaigns import hostile_fuzz as fuzz
+from tests.campaigns import report
 from tests.campaigns.hostile_greedy import GREEDY, greedy
 from tests.campaigns.hostile_measures import (
     Latency,
     Sampler,
-    check,
     cpu_s,
     descriptors,
     growth,
@@ -45,6 +43,7 @@ from tests.campaigns.hostile_measures import (
     sparkline,
     until,
 )
+from tests.campaigns.report import Row, check
 from tests.processes.daemons import Running, daemon
 
 if TYPE_CHECKING:
@@ -121,16 +120,6 @@ SHORT: Final = Size(
 
 
 @dataclass
-class Row:
-    """What came of one part."""
-
-    name: str
-    seconds: float = 0.0
-    figures: str = ""
-    violation: str = ""
-
-
-@dataclass
 class Campaign:
     """The parts against one daemon, and what came of them."""
 
@@ -147,18 +136,16 @@ class Campaign:
         spare_mib: float = SPARE_MIB,
     ) -> None:
         """Do one part, then see whether the daemon is as it was before."""
-        row, begun = Row(name), time.monotonic()
-        self.rows.append(row)
-        try:
+
+        def with_daemon() -> str:
             before = descriptors(running.process.pid) if running else 0
             memory = memory_mib(running.process.pid) if running else 0.0
-            row.figures = act()
+            figures = act()
             if running is not None:
                 unharmed(running, before, memory + spare_mib)
-        except Exception as error:  # noqa: BLE001  it is what is looked for: the other parts go on
-            notes = " ".join(getattr(error, "__notes__", ()))
-            row.violation = f"{type(error).__name__}: {error} {notes}".strip()
-        row.seconds = round(time.monotonic() - begun, 1)
+            return figures
+
+        self.rows.append(Row.of(name, with_daemon))
 
     def run(self) -> None:
         """Do all parts."""
@@ -402,7 +389,7 @@ def settled(crowd: clients.Crowd) -> bool:
     return crowd.turned_away == before
 
 
-# -- the table -------------------------------------------------------------------------------
+# -- all of it -------------------------------------------------------------------------------
 
 
 def run(size: Size, seed: int) -> list[Row]:
@@ -422,33 +409,14 @@ def more_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def print_table(rows: list[Row], seed: int) -> None:
-    """Print what came of it."""
-    for row in rows:
-        said = [*row.figures.splitlines(), *([f"!! {row.violation}"] if row.violation else [])]
-        verdict = "BAD" if row.violation else "ok"
-        print(f"{verdict:3}  {row.seconds:6.1f} s  {row.name:32}  {said[0] if said else ''}")  # noqa: T201  the campaign's table
-        for more in said[1:]:
-            print(f"{'':49}{more}")  # noqa: T201  the same
-    bad = sum(bool(row.violation) for row in rows)
-    print(f"{len(rows)} parts, {bad} violations, seed {seed}; waits: median / p99 / max")  # noqa: T201  the same
-
-
 def main() -> int:
     """Run the campaign and print what came of it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = report.arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=FULL.seconds, help="of the soak")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
-    parser.add_argument("--short", action="store_true", help="little of each")
-    parser.add_argument("--json", action="store_true")
     said = parser.parse_args()
     size = SHORT if said.short else Size(**{**asdict(FULL), "seconds": said.seconds})
     rows = run(size, said.seed)
-    if said.json:
-        print(json.dumps({"seed": said.seed, "parts": [asdict(row) for row in rows]}, indent=1))  # noqa: T201  what was asked for
-    else:
-        print_table(rows, said.seed)
-    return 1 if any(row.violation for row in rows) else 0
+    return report.conclude(rows, said.seed, as_json=said.json, note="; waits: median / p99 / max")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from tests.campaigns import hostile_greedy
 from tests.campaigns.hostile_fuzz import GOOD, check_reply, lines_of, mutated
 from tests.campaigns.hostile_greedy import PING, QUOTES
-from tests.campaigns.hostile_measures import Latency, check
+from tests.campaigns.hostile_measures import Latency
+from tests.campaigns.report import check
 from tests.wire.hostile import HOSTILE
 
 if TYPE_CHECKING:

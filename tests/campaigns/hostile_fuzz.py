@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from quoteshm.wire import messages, operations
 from quoteshm.wire.framing import LineFramer, Overlong
 from quoteshm.wire.operations import OPERATIONS
-from tests.campaigns.hostile_measures import ViolationError, check
+from tests.campaigns.report import ViolationError, check
 from tests.published import Market
 from tests.wire.hostile import HOSTILE
 

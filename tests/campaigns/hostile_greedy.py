@@ -14,7 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from tests.campaigns.hostile_measures import check
+from tests.campaigns.report import check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,22 +11,14 @@ from pathlib import Path
 from statistics import fmean, median, quantiles
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
+from tests.campaigns.report import check
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
 _TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK")
-
-
-class ViolationError(Exception):
-    """The server did what it never may."""
-
-
-def check(good: object, what: str) -> None:
-    """Stop at what may never be."""
-    if not good:
-        raise ViolationError(what)
 
 
 def memory_mib(pid: int) -> float:

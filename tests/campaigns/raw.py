@@ -44,7 +44,9 @@ class Segment:
         size, state = struct.unpack_from("<QQ", head, 16)
         if not state or size != os.fstat(self.fd).st_size:
             raise NotYetError(state)
-        constant = head[8:24] + head[32:56] + head[64:72] + head[80:132] + head[512:1536]
+        constant = (
+            head[8:24] + head[32:56] + head[64:72] + head[80:132] + head[144:160] + head[512:1536]
+        )
         if zlib.crc32(constant) != struct.unpack_from("<I", head, 72)[0]:
             raise AssertionError(f"{path}: the superblock does not check")
         self.map = mmap.mmap(self.fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
@@ -86,13 +88,13 @@ class Segment:
         while time.monotonic() < until:
             e1 = self.words[256 // 8]
             buffer = self.buffers[e1 >> 1 & 1]
-            count = self.words[buffer // 8]
+            count = self.words[buffer // 8] & 0xFFFF_FFFF
             rows = self.map[buffer + self.quotes : buffer + self.quotes + 128 * count]
             if self.words[256 // 8] > (e1 & ~1) + 2:
                 continue
             quotes = {}
             for symbol, row in zip(self.symbols(count), range(count), strict=True):
-                flags, _, *values = struct.unpack_from("<Qqddddd", rows, 128 * row)
+                flags, _, _, *values = struct.unpack_from("<IIqddddd", rows, 128 * row)
                 if flags == 1:
                     quotes[symbol] = tuple(values)
             return e1 & ~1, quotes
@@ -105,7 +107,7 @@ class Segment:
         while time.monotonic() < until:
             e1 = self.words[256 // 8]
             buffer = self.buffers[e1 >> 1 & 1]
-            known = self.symbols(self.words[buffer // 8])
+            known = self.symbols(self.words[buffer // 8] & 0xFFFF_FFFF)
             place = number * self.tickers + known.index(symbol)
             at = buffer + self.series + 128 * place
             row = self.map[at : at + 120]

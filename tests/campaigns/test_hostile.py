@@ -11,7 +11,8 @@ from tests.campaigns import hostile
 from tests.campaigns.hostile_clients import Wire
 from tests.campaigns.hostile_fuzz import check_reply, check_stream, context, lines_of
 from tests.campaigns.hostile_greedy import greedy
-from tests.campaigns.hostile_measures import Latency, ViolationError, growth, sparkline
+from tests.campaigns.hostile_measures import Latency, growth, sparkline
+from tests.campaigns.report import ViolationError
 from tests.published import Market
 from tests.serving import ServedCase
 

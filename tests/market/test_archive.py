@@ -337,6 +337,52 @@ def test_what_is_set_aside_is_never_overwritten(tmp_path: Path) -> None:
     assert [(tmp_path / name).read_text() for name in names] == ["a", "b", "c"]
 
 
+def test_a_name_that_may_be_taken_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk does not say what is there, the bad file stays."""
+    archive = make(tmp_path)
+    path = archive.path(record())
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"bad")
+    (path.parent / f"{path.name}.bad-1").write_bytes(b"before")
+
+    def lstat(_path: Path) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    (note,) = archive.load_series("AAPL", "1d").notes
+    monkeypatch.undo()
+    assert note.moved_to is None
+    assert os.strerror(errno.EIO) in note.why
+    assert path.read_bytes() == b"bad"
+    assert (path.parent / f"{path.name}.bad-1").read_bytes() == b"before"
+
+
+def test_an_older_file_is_not_taken_where_the_newer_one_cannot_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is loaded then, and it is told why."""
+    make(tmp_path, parquet=False).store([record(3)])
+    archive = make(tmp_path)
+    archive.store([record(5)])
+    real = Path.stat
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        if path.suffix == ".parquet":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    found = archive.load_series("AAPL", "1d")
+    monkeypatch.undo()
+    assert found.record is None
+    assert found.notes == ((archive.path(record()), os.strerror(errno.EIO), None),)
+    whole = archive.load_series("AAPL", "1d").record
+    assert whole is not None
+    assert same(whole, record(5))
+
+
 def test_what_is_no_file_is_no_reason_to_wait(tmp_path: Path) -> None:
     """A pipe, a folder, a file without end: told of, not read."""
     archive = make(tmp_path)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from quoteshm import StockDataReader
 from quoteshm.market.archive import Archive
 from tests.processes.daemons import SERVE, Running, daemon, refused, unique_name
+from tests.small_disk import NoMountError, small_disk
 
 WAIT_S = 20.0
 ODD = ("BRK-B", "../x", "日本", "a%2Fb", "%{log_level}")
@@ -169,41 +168,32 @@ def test_a_kill_while_it_writes_leaves_the_old_file_or_the_new_one(tmp_path: Pat
     assert len(there) == 40
 
 
-@contextlib.contextmanager
-def small_disk(place: Path, size: str) -> Iterator[None]:
-    """Mount a tmpfs."""
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path]:
+    """Mount a small disk for a daemon's state."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        pytest.skip(f"mount cannot be run: {error}")
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+        with small_disk(tmp_path / "state") as place:
+            yield place
+    except NoMountError as error:
+        pytest.skip(str(error))
 
 
-def test_a_full_disk_harms_no_publishing(tmp_path: Path) -> None:
+def test_a_full_disk_harms_no_publishing(tmp_path: Path, state: Path) -> None:
     """It is told of once; what has room is whole, and the daemon serves everybody."""
-    state = tmp_path / "state"
-    with small_disk(state, "1m"):
-        argv = ("--synthetic", "--synthetic-count", "60", "--bars", "2000")
-        with daemon(tmp_path, *argv, "--state-dir", f"{state}") as one:
-            one.wait_for(r"cannot write \S+: No space left on device")
-            with StockDataReader(shm_name=one.name, shm_dir=tmp_path) as reader:
-                epoch = reader.snapshot_state.epoch
-                reader.wait(epoch, timeout=WAIT_S)
-                assert len(reader) == 60
-            assert one.stop() == -signal.SIGTERM  # as twistd says it
-            assert one.log.count("cannot write") == 1
-        archive = Archive(state / "archive", "synthetic", "none")
-        assert archived(state)
-        for symbol in archived(state):
-            assert archive.load_series(symbol, "1d").record is not None
-        assert list(state.rglob("*.new")) == []
+    argv = ("--synthetic", "--synthetic-count", "60", "--bars", "2000")
+    with daemon(tmp_path, *argv, "--state-dir", f"{state}") as one:
+        one.wait_for(r"cannot write \S+: No space left on device")
+        with StockDataReader(shm_name=one.name, shm_dir=tmp_path) as reader:
+            epoch = reader.snapshot_state.epoch
+            reader.wait(epoch, timeout=WAIT_S)
+            assert len(reader) == 60
+        assert one.stop() == -signal.SIGTERM  # as twistd says it
+        assert one.log.count("cannot write") == 1
+    archive = Archive(state / "archive", "synthetic", "none")
+    assert archived(state)
+    for symbol in archived(state):
+        assert archive.load_series(symbol, "1d").record is not None
+    assert list(state.rglob("*.new")) == []
 
 
 def test_a_folder_that_may_not_be_written_harms_no_publishing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from twisted.internet import defer
 from twisted.internet.error import CannotListenError
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import ILogObserver, LogLevel
+from twisted.logger import ILogObserver, LogLevel, capturedLogs
 from twisted.trial import unittest
 
 from quoteshm.errors import SettingsError, WriterRunningError
@@ -201,6 +201,31 @@ class TestDaemon(Case):
                 daemon.make_daemon(settings, lambda _: None)
             assert caught.value.option == option
             daemon.make_daemon(replace(settings, shm=False), lambda _: None)
+
+    def test_a_folder_that_may_not_be_looked_at_is_a_bad_value(self) -> None:
+        """With the reason, as its user may think that it is there."""
+
+        def is_dir(_path: Path) -> bool:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        self.patch(Path, "is_dir", is_dir)
+        with pytest.raises(SettingsError, match=r"expected a folder \(Permission denied\)"):
+            daemon._check_place(self.settings)
+
+    def test_a_segment_whose_name_stays_is_told_of(self) -> None:
+        """In one line; the rest of the stop goes on."""
+        one = self.make()
+        one.startService()
+
+        def unlink(_path: Path) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        self.patch(Path, "unlink", unlink)
+        with capturedLogs() as logged:
+            self.successResultOf(one.stopService())
+        (told,) = (event for event in logged if event["log_level"] is LogLevel.error)
+        assert told["why"] == f"{self.segment}: Permission denied"
+        assert one.opened.writer is None
 
     def test_an_endpoint_that_fails_late_is_told(self) -> None:
         """A plugin's may take its time; the daemon serves at the others meanwhile."""

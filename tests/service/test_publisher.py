@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 
-from quoteshm.errors import BatchError
+from quoteshm.errors import BatchError, SegmentFullError
 from quoteshm.model import DAY_MS, MINUTE_MS, Bars, SeriesKind, Ticker
 from quoteshm.service.publisher import Publisher
 from quoteshm.shm import layout
@@ -88,6 +88,43 @@ def ticks(
     """Answer with a tick for each ticker."""
     values = np.array([bar(close) for close in closes], np.float64)
     return TickerTicks(tickers, interval, np.full(len(closes), time), values, NOW_MS - 5)
+
+
+# -- no room -------------------------------------------------------------------------------
+
+
+def test_who_finds_no_room_is_left_out_and_the_others_are_published(tmp_path: Path) -> None:
+    """In two commits at the most, however many they are: it is known who needs room."""
+    clock = FakeClock()
+    names = tuple(f"T{n}" for n in range(12))
+    spec = SegmentSpec(
+        max_tickers=16,
+        kinds=(SeriesKind("1d", 10),),
+        source="synthetic",
+        freshness_ms=1000,
+        directory=tmp_path,
+    )
+    writer = SegmentWriter.open(spec, clock)
+    publisher = Publisher(writer, clock)
+    publisher.publish([ticks(names, [5.0] * 12)])  # forming bars need no block
+    publisher.publish([days(name, 1.0, 2.0, last=TODAY) for name in names[:3]])
+    full = SegmentFullError(spec.path, 4096, 0)
+    with (
+        mock.patch("quoteshm.shm.segment.allocate", side_effect=full) as allocate,
+        mock.patch.object(writer, "write_data", wraps=writer.write_data) as written,
+    ):
+        tomorrow = (days("NEW", 7.0, 8.0), ticks(names, [6.0] * 12, TODAY + DAY_MS))
+        outcome = publisher.publish(tomorrow)
+    assert set(outcome.refused) == {*names[3:], "NEW"}
+    assert outcome.refused["NEW"] == str(full)
+    assert written.call_count == 2
+    assert allocate.call_count == 1  # one that finds none is enough
+    quotes = writer.quotes()
+    assert quotes["price"].tolist() == [6.0] * 3 + [5.0] * 9 + [0.0]
+    assert publisher.counts.refused == 10
+    assert not publisher.publish(tomorrow).refused  # there is room again
+    assert publisher.writer.quotes()["price"].tolist() == [6.0] * 12 + [8.0]
+    writer.close()
 
 
 # -- bars of one ticker ----------------------------------------------------------------------

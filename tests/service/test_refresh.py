@@ -362,7 +362,7 @@ class TestFailures(Case):
         """It says so, and is asked again."""
         self.source.answer = lambda t: bars(t, float("nan")) if t == "B" else bars(t)
         service = self.start("A", "B")
-        assert service.status()["B"]["state"] == "bad data"
+        assert service.status()["B"]["state"] == "not published"
         assert "B" in self.failures
 
     def test_a_ticker_that_is_not_answered_for_is_a_failure(self) -> None:

@@ -26,6 +26,7 @@ KINDS = (SeriesKind("1d", 3), SeriesKind("1m", 2))
 MAX_TICKERS = 4
 PID = 4242
 INSTANCE = bytes(range(0xA0, 0xB0))
+BOOT = bytes(range(0xB0, 0xC0))
 TICKERS = (
     Ticker("AAPL", "USD", NEW_YORK),
     Ticker("7203.T", "JPY", TOKYO),
@@ -87,7 +88,11 @@ def make(directory: Path) -> bytes:
         name="golden",
         directory=directory,
     )
-    with mock.patch("os.getpid", return_value=PID), mock.patch("os.urandom", return_value=INSTANCE):
+    with (
+        mock.patch("os.getpid", return_value=PID),
+        mock.patch("os.urandom", return_value=INSTANCE),
+        mock.patch("quoteshm.shm.segment.boot_id", return_value=BOOT),
+    ):
         writer = SegmentWriter.open(spec, clock)
         publish_all(writer, clock)
         content = spec.path.read_bytes()

@@ -41,6 +41,11 @@ DAY_MS = 86_400_000
 Words = NDArray[np.uint64]
 
 
+def reader_of(spec: SegmentSpec) -> StockDataReader:
+    """Give a reader that has time: whole commits are replayed between two of its loads."""
+    return StockDataReader(shm_name=spec.name, shm_dir=spec.directory, timeout_s=60)
+
+
 class FixedClock:
     """A clock that stands."""
 
@@ -418,7 +423,7 @@ class Film:
 
     def check_reads(self, published: int) -> None:
         """Read everything in every way; all of it must be the state of that commit."""
-        with StockDataReader(shm_name=self.spec.name, shm_dir=self.spec.directory) as reader:
+        with reader_of(self.spec) as reader:
             for read, expected in EXPECTED.items():
                 for name in "AB":
                     seen, wanted = read(reader, name), expected(self.states[published], name)
@@ -460,7 +465,7 @@ class Film:
         schedule: Schedule,
     ) -> None:
         """Read by one schedule: whole, of its time, and never back in time."""
-        reader = StockDataReader(shm_name=self.spec.name, shm_dir=self.spec.directory)
+        reader = reader_of(self.spec)
         attached = reader._attachment()
         attached.learn(self._counted())
         step(attached, real, schedule)
@@ -482,7 +487,7 @@ class Film:
         """Give how many tickers there were in the first image."""
         epoch = int(self.image[layout.EPOCH_WORD])
         offset = self.writer._map.geometry.buffer_offsets[epoch >> 1 & 1]
-        return int(self.image[offset // 8])
+        return int(self.image[offset // 8]) & layout.LOW_HALF
 
     def close(self) -> None:
         """Take the segment away."""

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from quoteshm.shm import latch, segment
 from quoteshm.shm.layout import rows_for
-from quoteshm.shm.reader import StockDataReader
 from quoteshm.shm.writer import SegmentWriter
 from tests.shm.interleave import (
     BACKWARDS,
@@ -28,6 +27,7 @@ from tests.shm.interleave import (
     read_quote,
     read_snapshot,
     read_view,
+    reader_of,
 )
 
 
@@ -240,7 +240,7 @@ def kill_at(place: str, patched: pytest.MonkeyPatch, *, behind: bool) -> None:
 def test_a_reader_follows_a_replacement(film: Film) -> None:
     """A reader of the old segment reads on in the new one, at a later epoch."""
     film.prepare(rewrite("AB"))
-    with StockDataReader(shm_name=film.spec.name, shm_dir=film.spec.directory) as reader:
+    with reader_of(film.spec) as reader:
         before = reader.snapshot()
         first = reader.info.instance
         tick("C")(film.writer, film.market)

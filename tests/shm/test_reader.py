@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from quoteshm.errors import (
+    CorruptSegmentError,
     ReaderClosedError,
     ReadTimeoutError,
     SegmentNotFoundError,
@@ -23,7 +25,7 @@ from quoteshm.errors import (
     UnknownTickerError,
 )
 from quoteshm.model import DAY_MS, MINUTE_MS, Bars, SeriesKind, Ticker
-from quoteshm.shm import futex, layout
+from quoteshm.shm import futex, latch, layout
 from quoteshm.shm import reader as reader_module
 from quoteshm.shm.batch import History, Quotes
 from quoteshm.shm.reader import StockDataReader
@@ -565,6 +567,24 @@ def test_readers_keep_the_last_values_when_the_segment_is_gone(
     assert reader.info.instance == market.writer.instance
 
 
+def test_readers_leave_a_damaged_segment_for_its_successor(
+    market: Market, reader: StockDataReader
+) -> None:
+    """With an epoch that cannot be it is replaced without being marked closed."""
+    market.die()
+    market.writer._map.cells[layout.EPOCH_WORD] = layout.MAX_EPOCH + 2
+    for read in (reader.list_tickers, lambda: reader.wait(0, 0.001)):
+        with pytest.raises(CorruptSegmentError, match="epoch"):
+            read()
+    market.writer = type(market.writer).open(market.spec, market.clock)
+    market.add(AAPL, price=3.0)
+    reader._next_look_ms = 0
+    with pytest.raises(CorruptSegmentError, match="epoch"):
+        reader.list_tickers()
+    assert reader.list_tickers() == ["AAPL"]
+    assert reader.get_quote("AAPL").price == 3.0
+
+
 def test_readers_leave_a_silent_segment_whose_name_is_gone(
     market: Market, reader: StockDataReader
 ) -> None:
@@ -610,6 +630,25 @@ def test_a_reader_that_cannot_get_a_whole_read_gives_up_in_time(
             read()
         assert isinstance(caught.value, TimeoutError)
     assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("read", ["get_stock", "view", "panel"])
+def test_a_read_has_one_deadline_for_all_that_is_in_it(
+    read: str, market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row under the latch and the bars behind it share their tries."""
+    reader, begun, attempts = market.reader(), list[float](), latch.attempts
+    reader.list_tickers()  # so that it knows the tickers
+    answers = iter([False, True, True])
+
+    def counted(timeout_s: float) -> Iterator[int]:
+        begun.append(timeout_s)
+        return attempts(timeout_s)
+
+    monkeypatch.setattr("quoteshm.shm.latch.attempts", counted)
+    monkeypatch.setattr("quoteshm.shm.latch.unbroken", lambda before, after: next(answers))
+    getattr(reader, read)(*(["close", ["AAPL"]] if read == "panel" else ["AAPL"]))
+    assert begun == [reader._timeout_s]
 
 
 @pytest.mark.parametrize("read", ["get_stock", "view", "panel"])
@@ -864,3 +903,19 @@ def test_a_wait_for_an_epoch_of_a_daemon_that_is_gone_ends(make_market: MakeMark
     assert new.writer.epoch < seen
     assert reader.wait(seen, 30) == new.writer.epoch
     assert reader.wait(new.writer.epoch, 0.01) == new.writer.epoch
+
+
+def test_a_look_for_a_successor_that_fails_costs_no_read(
+    market: Market, reader: StockDataReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The values are there; it is looked again."""
+    monkeypatch.setattr(reader_module, "_LOOK_EACH_MS", 0)
+    quote = reader.get_quote("AAPL")
+
+    def fstat(_fd: int) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", fstat)
+        found = reader.snapshot().quotes["AAPL"], reader.wait(market.writer.epoch, 0.001)
+    assert found == (quote, market.writer.epoch)

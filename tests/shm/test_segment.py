@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import gc
+import itertools
+import mmap
 import os
 import shutil
 import socket
@@ -15,6 +20,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +57,8 @@ from tests.shm.helpers import (
     spec_in,
     tick,
 )
+from tests.small_disk import NoMountError
+from tests.small_disk import small_disk as small
 
 NOBODY = 65534
 NULL_DEVICE = Path(os.devnull)
@@ -455,13 +463,60 @@ def test_a_bad_count_of_tickers_is_named(kept: Path) -> None:
     mapped, fd = segment.attach(kept)
     os.close(fd)
     for offset in mapped.geometry.buffer_offsets:
-        patch(kept, offset, struct.pack("<Q", 5))
+        patch(kept, offset, struct.pack("<Q", layout.checked_word(5)))
     with read(kept) as reader:
         for load in (reader.snapshot, lambda: reader.get_quote("X"), lambda: reader.panel("open")):
             with pytest.raises(CorruptSegmentError, match=r"ticker_count is 5, expected <= 4"):
                 load()
     writer = write(kept)
     assert isinstance(writer.refused, CorruptSegmentError)
+    writer.close()
+
+
+@pytest.mark.parametrize("word", [0, 1, layout.checked_word(2) ^ 1, 1 << 63])
+def test_a_damaged_count_of_tickers_is_named(word: int, kept: Path) -> None:
+    """Fewer would be tickers that are silently gone; none is told by a word of its own."""
+    mapped, fd = segment.attach(kept)
+    os.close(fd)
+    for offset in mapped.geometry.buffer_offsets:
+        patch(kept, offset, struct.pack("<Q", word))
+    with read(kept) as reader:
+        for load in (reader.list_tickers, lambda: reader.get_quote("AAPL"), lambda: reader.info):
+            with pytest.raises(CorruptSegmentError, match=r"ticker_count is 0x.* complements"):
+                load()
+    writer = write(kept)
+    assert isinstance(writer.refused, CorruptSegmentError)
+    writer.close()
+
+
+@pytest.mark.parametrize("word", [0, 1, layout.PRESENT_WORD ^ 2, layout.PRESENT | layout.REMOVED])
+def test_damaged_flags_of_a_quote_are_named(word: int, kept: Path) -> None:
+    """A published ticker does not silently go."""
+    mapped, fd = segment.attach(kept)
+    os.close(fd)
+    patch(kept, mapped.quote_offset(mapped.epoch >> 1 & 1, 0), struct.pack("<Q", word))
+    with read(kept) as reader:
+        for load in (
+            reader.list_tickers,
+            lambda: reader.get_quote("AAPL"),
+            lambda: reader.get_stock("AAPL"),
+            lambda: reader.panel("close"),
+        ):
+            with pytest.raises(CorruptSegmentError, match="quote flags"):
+                load()
+        assert reader.get_quote("IBM").price == 5.0  # that row is well
+    writer = write(kept)
+    assert isinstance(writer.refused, CorruptSegmentError)
+    writer.close()
+
+
+def test_a_segment_near_the_end_of_epochs_is_replaced(kept: Path) -> None:
+    """A writer that went on in it would come to epochs that its readers take for damage."""
+    patch(kept, layout.EPOCH_OFFSET, struct.pack("<Q", layout.MAX_EPOCH - 2))
+    writer = write(kept)
+    assert isinstance(writer.refused, CorruptSegmentError)
+    assert "epoch is" in str(writer.refused)
+    assert writer.epoch == 0
     writer.close()
 
 
@@ -507,6 +562,147 @@ def test_a_file_too_large_to_map_is_a_typed_error(kept: Path) -> None:
 
 
 # -- making one ------------------------------------------------------------------------------
+
+
+def refuse(patch: pytest.MonkeyPatch, module: object, name: str, nth: int, error: int) -> None:
+    """Let the nth call of a function fail."""
+    real, calls = getattr(module, name), itertools.count(1)
+
+    def call(*values: Any, **named: Any) -> Any:
+        if next(calls) == nth:
+            raise OSError(error, os.strerror(error))
+        return real(*values, **named)
+
+    patch.setattr(module, name, call)
+
+
+def open_files(folder: Path) -> list[str]:
+    """Name the files of a folder that this process has open."""
+    gc.collect()
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.append(str(path.readlink()))
+    return [name for name in found if name.startswith(str(folder))]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "nth"),
+    [
+        (os, "fstat", 1),  # of the lock
+        (fcntl, "fcntl", 1),  # its
+        (os, "ftruncate", 2),  # the first one is of the lock
+        (os, "posix_fallocate", 1),
+        (mmap, "mmap", 1),
+        (os, "fstat", 2),  # of the second descriptor
+        (os, "fstat", 3),
+        (os, "fchmod", 1),
+        (Path, "rename", 1),
+    ],
+)
+def test_a_call_that_fails_while_a_segment_is_made_is_an_error_of_ours(
+    module: object, name: str, nth: int, tmp_path: Path
+) -> None:
+    """It leaves no file and no descriptor, and the lock is free again."""
+    with pytest.MonkeyPatch.context() as patch:
+        refuse(patch, module, name, nth, errno.EIO)
+        with pytest.raises(SegmentError, match=os.strerror(errno.EIO)):
+            write(tmp_path / "shm0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shm0.lock"]
+    assert open_files(tmp_path) == []
+    write(tmp_path / "shm0").close()
+
+
+@pytest.mark.parametrize(
+    ("name", "nth"), [("fstat", 2), ("fstat", 3), ("pread", 1), ("fstat", 5), ("fchmod", 1)]
+)
+def test_a_call_that_fails_while_a_segment_is_adopted_leaves_it(
+    name: str, nth: int, kept: Path
+) -> None:
+    """For the next one, who finds the lock free."""
+    before = open_files(kept.parent)
+    with pytest.MonkeyPatch.context() as patch:
+        refuse(patch, os, name, nth, errno.EMFILE)
+        with pytest.raises(SegmentError, match=os.strerror(errno.EMFILE)):
+            write(kept)
+    assert open_files(kept.parent) == before
+    again = write(kept)
+    assert again.adopted
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(os, "posix_fallocate"), (mmap, "mmap"), (Path, "rename")]
+)
+def test_a_segment_that_cannot_grow_goes_on_as_it_is(
+    module: object, name: str, make_market: MakeMarket, tmp_path: Path
+) -> None:
+    """With the new tickers as soon as it can."""
+    market = make_market([AAPL], max_tickers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        refuse(patch, module, name, 1, errno.EIO)
+        with pytest.raises(SegmentError, match=os.strerror(errno.EIO)):
+            market.writer.enlist([IBM])
+    assert not (tmp_path / "shm0.new").exists()
+    assert market.reader().list_tickers() == ["AAPL"]
+    market.add(IBM)
+    assert market.reader().list_tickers() == ["AAPL", "IBM"]
+
+
+def test_memory_that_is_refused_for_another_reason_than_a_full_disk_is_an_error_of_ours(
+    make_market: MakeMarket,
+) -> None:
+    """And a disk that does not tell how much is free is full all the same."""
+    market = make_market([AAPL])
+    with pytest.MonkeyPatch.context() as patch:
+        refuse(patch, os, "posix_fallocate", 1, errno.EIO)
+        with pytest.raises(SegmentError, match=os.strerror(errno.EIO)):
+            market.replace_bars(0, make_bars(0, 3))
+        refuse(patch, os, "posix_fallocate", 1, errno.ENOSPC)
+        refuse(patch, os, "fstatvfs", 1, errno.EIO)
+        with pytest.raises(SegmentFullError):
+            market.replace_bars(0, make_bars(0, 3))
+    market.replace_bars(0, make_bars(0, 3))
+    assert len(market.reader().get_stock("AAPL")) == 3
+
+
+def test_a_name_that_cannot_be_taken_away_is_told_after_all_else_is_done(kept: Path) -> None:
+    """The segment is closed, and the lock free."""
+    before = open_files(kept.parent)
+    writer = write(kept)
+    with pytest.MonkeyPatch.context() as patch:
+        refuse(patch, Path, "unlink", 1, errno.EACCES)
+        with pytest.raises(SegmentError, match=os.strerror(errno.EACCES)):
+            writer.close()
+    del writer
+    assert open_files(kept.parent) == before
+    with read(kept) as reader:
+        assert reader.writer_status() == "closed"
+    write(kept).close()
+
+
+def test_a_lock_that_the_system_refuses_is_no_bar_to_a_heartbeat(
+    make_market: MakeMarket,
+) -> None:
+    """It is for readers to see; they see the heartbeat."""
+    market = make_market([AAPL])
+    reader = market.reader()
+    with pytest.MonkeyPatch.context() as patch:
+        refuse(patch, fcntl, "fcntl", 1, errno.ENOLCK)
+        market.writer.heartbeat()
+        refuse(patch, fcntl, "fcntl", 1, errno.EIO)
+        assert reader.writer_status() == "live"
+
+
+def test_a_reader_that_cannot_be_attached_leaves_no_descriptor(kept: Path) -> None:
+    """Whatever fails."""
+    before = open_files(kept.parent)
+    for name in ("fstat", "pread"):
+        with pytest.MonkeyPatch.context() as patch:
+            refuse(patch, os, name, 1, errno.EIO)
+            with pytest.raises(SegmentError, match=os.strerror(errno.EIO)):
+                read(kept)
+    assert open_files(kept.parent) == before
 
 
 def test_a_leftover_of_a_writer_that_died_is_reclaimed(tmp_path: Path) -> None:
@@ -567,6 +763,12 @@ def test_a_name_that_is_too_long_is_a_typed_error(tmp_path: Path) -> None:
     """The file system says so, and we pass it on."""
     with pytest.raises(SegmentError, match="too long"):
         write(tmp_path / ("n" * 300))
+
+
+def test_a_name_that_no_file_can_have_is_a_typed_error(tmp_path: Path) -> None:
+    """A NUL would end it."""
+    with pytest.raises(SegmentError, match="NUL"):
+        read(tmp_path / "shm\0zero")
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
@@ -708,17 +910,11 @@ def test_a_reader_who_locks_the_segment_does_not_stop_the_writer(make_market: Ma
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Generator[Path]:
     """Mount a tmpfs of one megabyte."""
-    place = tmp_path / "full"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        pytest.skip(f"mount cannot be run: {error}")
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+        with small(tmp_path / "full") as place:
+            yield place
+    except NoMountError as error:
+        pytest.skip(str(error))
 
 
 def test_a_segment_that_finds_no_room_leaves_nothing(small_disk: Path) -> None:

@@ -79,6 +79,7 @@ class HistoryTests(TestCase):
         fetching = self.source.fetch(wanted)
         first = await anext(fetching)
         assert isinstance(first, TickerBars)
+        self.shelf.take(first)
         await fetching.aclose()
         fetching = self.source.fetch(wanted)
         ticks, second = await anext(fetching), await anext(fetching)
@@ -183,6 +184,23 @@ class TickTests(TestCase):
         del self.shelf.bars["SYN00003", "1d"]
         answers = await collect(self.source, everyone, self.shelf)
         assert [type(one) for one in answers] == [TickerTicks, TickerBars]
+
+    async def test_a_history_that_was_refused_is_given_again(self) -> None:
+        """Until it is published: ticks alone would leave the ticker without its past."""
+        clock, shelf = FakeClock(NOON_MS), Shelf()
+        source, wanted = Synthetic(clock, seed=3), shelf.requests(["A", "B"])
+        for _ in range(3):
+            answers = await collect(source, wanted)
+            assert isinstance(answers[-1], TickerBars)
+            assert answers[-1].ticker.symbol == "B"
+            for one in answers[:-1]:
+                shelf.take(one)
+            clock.advance(1000)
+        await collect(source, wanted, shelf)
+        (ticks,) = await collect(source, wanted, shelf)
+        assert isinstance(ticks, TickerTicks)
+        assert ticks.tickers == ("A", "B")
+        assert len(shelf.series("B")) == DAILY.capacity
 
     async def test_some_of_the_tickers_can_be_asked_for(self) -> None:
         """The others go on from where they were."""
