@@ -269,6 +269,8 @@ class Archive:
                 notes.append(Note(path, "it takes pyarrow to read it", None))
             except OSError as error:  # nothing is said of what is in it
                 notes.append(Note(path, error.strerror or f"{error}", None))
+            except MemoryError:  # the same
+                notes.append(Note(path, "no memory to read it", None))
         return Loaded(None, tuple(notes))
 
     def _check(self, path: Path, texts: Texts) -> None:

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from quoteshm.errors import BatchError, SegmentError, SegmentFullError
 from quoteshm.market.bars import Flaw, Merge, Problem, merge, sound, validate
 from quoteshm.model import DAY_MS, FIELDS, INTERVALS, Bars, SeriesKind, Ticker
-from quoteshm.shm import layout
+from quoteshm.shm import layout, table
 from quoteshm.shm.batch import Batch, History, Quotes, Ticks
 from quoteshm.sources.base import Known, LastPrice, TickerBars, TickerTicks, Unchanged
 
@@ -79,8 +79,8 @@ class _Part:
             return np.array([self.histories[0].row], np.intp)
         said = self.ticks or self.quotes
         if said is not None:
-            return _numbers(said.rows)
-        return _numbers(slice(0, 0) if self.confirmed is None else self.confirmed)
+            return table.numbers(said.rows)
+        return table.numbers(slice(0, 0) if self.confirmed is None else self.confirmed)
 
     def cut(self, part: NDArray[np.bool_]) -> _Part:
         """Give columns of some of the tickers."""
@@ -89,16 +89,16 @@ class _Part:
             ticks = self.ticks
             cut.ticks = Ticks(
                 ticks.interval,
-                _numbers(ticks.rows)[part],
+                table.numbers(ticks.rows)[part],
                 ticks.time[part],
                 ticks.ohlcv[part],
             )
         if self.quotes is not None:
             quotes = self.quotes
-            rows = _numbers(quotes.rows)[part]
+            rows = table.numbers(quotes.rows)[part]
             cut.quotes = Quotes(rows, quotes.ts_ms[part], quotes.values[part])
         if self.confirmed is not None:
-            cut.confirmed = _numbers(self.confirmed)[part]
+            cut.confirmed = table.numbers(self.confirmed)[part]
         return cut
 
 
@@ -279,7 +279,7 @@ class Publisher:
         keep = good & ~late
         if not keep.all():
             self._count_left_out(result, good, late)
-            numbers = _numbers(rows)[keep]
+            numbers = table.numbers(rows)[keep]
             ticks = Ticks(result.interval, numbers, result.time[keep], result.ohlcv[keep])
             tickers = tuple(np.array(tickers, object)[keep])
             if not tickers:
@@ -330,7 +330,7 @@ class Publisher:
         rows: Rows = ticks.rows
         counted: slice | NDArray[np.bool_] = slice(None)  # of the rows, those that have a state
         if not isinstance(rows, slice) or rows.stop > len(quotes):
-            numbers = _numbers(rows)
+            numbers = table.numbers(rows)
             counted = numbers < len(quotes)
             rows = numbers[counted]
         flags, state = quotes["flags"][rows], series["flags"][rows]
@@ -340,7 +340,7 @@ class Publisher:
         before[opens] = series["close"][rows][opens]
         # Rare: the first tick behind a history whose bars are all closed.
         for place in np.flatnonzero(~forming & (series["count"][rows] > 0)).tolist():
-            row = int(_numbers(rows)[place])
+            row = int(table.numbers(rows)[place])
             bars, _ = self.writer.history(row, ticks.interval)
             before[place] = bars.field("close")[-1]
         values = np.empty((n, 6))
@@ -373,7 +373,7 @@ class Publisher:
     def _unchanged_part(self, result: Unchanged) -> _Part | None:
         rows = self._rows_of(result.tickers)
         quotes, tickers = self.writer.quotes(), result.tickers
-        numbers = _numbers(rows)
+        numbers = table.numbers(rows)
         counted = numbers < len(quotes)
         counted[counted] = quotes["flags"][numbers[counted]] == layout.PRESENT
         if not counted.all():
@@ -477,11 +477,6 @@ def _held(series: NDArray[np.void]) -> NDArray[np.uint64]:
     return held
 
 
-def _numbers(rows: Rows) -> NDArray[np.intp]:
-    """Give row numbers as an array."""
-    return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-
-
 def _preference(interval: str) -> tuple[bool, int]:
     """Order intervals by how well their bars make a quote, the best first."""
     return interval != DAILY, INTERVALS[interval]
@@ -492,7 +487,7 @@ def _batch(parts: Sequence[_Part], updated_ms: int) -> Batch:
     columns = [part.quotes for part in parts if part.ticks is not None and part.quotes is not None]
     single = [part.quotes for part in parts if part.ticks is None and part.quotes is not None]
     if single:
-        rows = np.concatenate([_numbers(quotes.rows) for quotes in single])
+        rows = np.concatenate([table.numbers(quotes.rows) for quotes in single])
         ts_ms = np.concatenate([quotes.ts_ms for quotes in single])
         columns.append(Quotes(rows, ts_ms, np.concatenate([quotes.values for quotes in single])))
     confirmed = [part.confirmed for part in parts if part.confirmed is not None]
@@ -503,7 +498,7 @@ def _batch(parts: Sequence[_Part], updated_ms: int) -> Batch:
         quotes=columns,
         confirmed=confirmed[0]
         if len(confirmed) == 1
-        else np.unique(np.concatenate([_numbers(rows) for rows in confirmed]))
+        else np.unique(np.concatenate([table.numbers(rows) for rows in confirmed]))
         if confirmed
         else None,
     )

@@ -217,21 +217,21 @@ class WarmStart:
     def _publish_quotes(self, market: MarketRecord) -> None:
         """Publish, in one commit, the quotes that are wanted and not there."""
         wanted, rows, places = set(self.wanted), list[int](), list[int]()
-        for place, ticker in enumerate(market.tickers):
-            if ticker.symbol in wanted and not self._is_present(ticker.symbol):
-                row = self._enlist(ticker)
-                if row is not None:
-                    rows.append(row)
-                    places.append(place)
-        if not rows:
-            return
-        quotes = Quotes(
-            np.array(rows, np.intp),
-            market.ts_ms[places],
-            market.values[places],
-            market.updated_ms[places],
-        )
         try:
+            for place, ticker in enumerate(market.tickers):
+                if ticker.symbol in wanted and not self._is_present(ticker.symbol):
+                    row = self._enlist(ticker)
+                    if row is not None:
+                        rows.append(row)
+                        places.append(place)
+            if not rows:
+                return
+            quotes = Quotes(
+                np.array(rows, np.intp),
+                market.ts_ms[places],
+                market.values[places],
+                market.updated_ms[places],
+            )
             self._commit(market.last_update_ms, [_Restored([], [quotes])])
         except (BatchError, SegmentError) as error:
             self.log.warn("archived quotes are not published: {why}", why=f"{error}")
@@ -240,9 +240,9 @@ class WarmStart:
 
     def _publish(self, found: Iterable[_Found]) -> bool:
         """Publish the bars of a group; tell whether there is room for more."""
-        group = [restored for one in found if (restored := self._restore(one)) is not None]
         try:
-            self._publish_group(group)
+            restored = [self._restore(one) for one in found]
+            self._publish_group([one for one in restored if one is not None])
         except SegmentError as error:
             self.log.warn("the archive is not loaded any further: {why}", why=f"{error}")
             return False

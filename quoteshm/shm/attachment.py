@@ -5,6 +5,7 @@ Whether what was loaded is of one commit is for `reader` to find out.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import threading
 import weakref
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _QUOTE: Final = struct.Struct(layout.QUOTE_FORMAT)
 _SERIES: Final = struct.Struct(layout.SERIES_FORMAT)
+_NEVER_FRESH: Final = -1  # no quote is as young as that
 
 
 class SeriesRow(NamedTuple):
@@ -69,8 +71,11 @@ class Attachment:
         self.geometry = self.map.geometry
         self.kinds = {kind.kind.interval: kind for kind in self.geometry.kinds}
         self.source = bytes(block["source"]).decode(errors="replace")
+        # Another boot's clock tells no age: in what it left, on a disk, everything is stale. Where
+        # the writer lives it is this boot, though a container may give it another name.
+        self._is_ageless = segment.is_of_another_boot(self.map) and not self.is_written()
         self.freshness_word: int = self.map.cells[layout.FRESHNESS_WORD]
-        self.freshness_ms = segment.freshness_of(self.freshness_word)
+        self.oldest_ms = self._oldest_ms(self.freshness_word)
         # The points at which shared memory is loaded; each is one call, so that a test can step
         # a writer between any two of them.
         self.cells = self.map.cells
@@ -83,12 +88,22 @@ class Attachment:
         self.rows: dict[str, int] = {}
         self.quote_offsets = tuple(self.map.quote_offset(buffer, 0) for buffer in (0, 1))
 
-    def load_freshness(self) -> int:
-        """Load the freshness window, milliseconds, as the writer has set it last."""
+    def is_written(self) -> bool:
+        """Tell whether a writer holds its lock."""
+        with contextlib.suppress(OSError):
+            return segment.is_locked(self.fd.number)
+        return False
+
+    def load_oldest(self) -> int:
+        """Load how old a fresh quote may be, milliseconds, as the writer has set it last."""
         word: int = self.cells[layout.FRESHNESS_WORD]
         if word != self.freshness_word:
-            self.freshness_ms, self.freshness_word = segment.freshness_of(word), word
-        return self.freshness_ms
+            self.oldest_ms, self.freshness_word = self._oldest_ms(word), word
+        return self.oldest_ms
+
+    def _oldest_ms(self, word: int) -> int:
+        freshness_ms = segment.freshness_of(word)
+        return _NEVER_FRESH if self._is_ageless else freshness_ms
 
     def epoch(self) -> int:
         """Load the global epoch."""

@@ -318,8 +318,8 @@ class StockDataReader(Mapping[str, "Entry"]):
             raise UnknownTickerError(symbol)
         age_ms = _now_ns(_BOOTTIME) // NS_PER_MS - boot_ms
         if attached.cells[_FRESHNESS] != attached.freshness_word:
-            attached.load_freshness()
-        stale = not 0 <= age_ms <= attached.freshness_ms
+            attached.load_oldest()
+        stale = not 0 <= age_ms <= attached.oldest_ms
         if stale:
             self._look_for_successor(attached)
         return Quote(
@@ -356,7 +356,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         segment.check_flags(rows[:, _STATES])
         quotes = rows.view(layout.QUOTE_ROW)[:, 0]
         age_ms = _boot_ms() - quotes["updated_boot_ms"]
-        stale = (age_ms < 0) | (age_ms > attached.load_freshness())
+        stale = (age_ms < 0) | (age_ms > attached.load_oldest())
         return Snapshot(
             epoch, last_update_ms, quotes, stale, attached.tickers[:count], attached.source
         )
@@ -658,7 +658,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             int(block["size"]),
             attached.source,
             bytes(block["adjustment"]).decode(errors="replace"),
-            attached.load_freshness(),
+            segment.freshness_of(attached.cells[_FRESHNESS]),
             int(block["created_ms"]),
             int(block["writer_pid"]),
             attached.geometry.max_tickers,

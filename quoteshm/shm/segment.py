@@ -227,6 +227,12 @@ def freshness_of(word: int) -> int:
     return _checked("freshness_ms", word)
 
 
+def is_of_another_boot(segment: SegmentMap) -> bool:
+    """Tell whether what a segment says of CLOCK_BOOTTIME is known to be of an earlier boot."""
+    here, there = boot_id(), bytes(segment.superblock["boot_id"])
+    return here != there and any(here) and any(there)
+
+
 def count_of(word: int, max_tickers: int) -> int:
     """Believe the word of a buffer header that says how many tickers there are.
 

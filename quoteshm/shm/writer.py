@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
-from quoteshm.clock import boot_id
 from quoteshm.errors import (
     BatchError,
     CorruptSegmentError,
+    HalfMadeError,
     LayoutMismatchError,
     SegmentError,
     SegmentNotFoundError,
@@ -129,7 +129,7 @@ class SegmentWriter:
                 raise
         except SegmentNotFoundError:
             pass
-        except (LayoutMismatchError, TruncatedError, CorruptSegmentError) as error:
+        except (HalfMadeError, LayoutMismatchError, TruncatedError, CorruptSegmentError) as error:
             refused = error  # ours, by its magic and owner, but of no use
         else:
             segment.reclaim(spec.path)
@@ -178,32 +178,38 @@ class SegmentWriter:
         """Adopt the segment that was found, or put another one in its place."""
         self._adopt()
         wanted = replace(spec, max_tickers=max(spec.max_tickers, found.max_tickers))
-        same_data = (found.source, found.adjustment) == (wanted.source, wanted.adjustment)
-        same_room = (found.kinds, found.max_tickers) == (wanted.kinds, wanted.max_tickers)
-        # On a disk a segment outlives the boot by whose clock its quotes were confirmed.
-        same_boot = bytes(self._map.superblock["boot_id"]) == boot_id()
-        if same_data and same_room and same_boot:
-            self.spec = wanted
-            segment.set_freshness(self._map, wanted.freshness_ms)
-            if self._fd is not None:
-                segment.permit(self._fd.number, wanted)
-            self._map.cells[layout.STATE_WORD] = layout.LIVE
-            self.adopted = True
-        else:
-            self._replace(wanted, keep=same_data, confirmed=same_boot)
-            self.adopted = same_data
-            if same_data:
-                had = dict(found.kinds)
-                self.grown = {
-                    interval: had[interval]
-                    for interval, capacity in wanted.kinds
-                    if capacity > had.get(interval, capacity)
-                }
-            if not same_data:
-                self.refused = SegmentError(
-                    f"{spec.path}: found bars of {found.source}, adjustment {found.adjustment}, "
-                    f"expected {spec.source}, {spec.adjustment}",
-                )
+        self.refused = self._is_of_no_use(found, wanted)
+        if self.refused is not None:
+            self._replace(wanted, keep=False)
+            return
+        self.adopted = True
+        if (found.kinds, found.max_tickers) != (wanted.kinds, wanted.max_tickers):
+            self._replace(wanted)
+            had = dict(found.kinds)
+            self.grown = {
+                interval: had[interval]
+                for interval, capacity in wanted.kinds
+                if capacity > had.get(interval, capacity)
+            }
+            return
+        self.spec = wanted
+        segment.set_freshness(self._map, wanted.freshness_ms)
+        if self._fd is not None:
+            segment.permit(self._fd.number, wanted)
+        self._map.cells[layout.STATE_WORD] = layout.LIVE
+
+    def _is_of_no_use(self, found: SegmentSpec, wanted: SegmentSpec) -> SegmentError | None:
+        """Say why the bars that were found are not the ones to carry on with."""
+        if (found.source, found.adjustment) != (wanted.source, wanted.adjustment):
+            return SegmentError(
+                f"{wanted.path}: found bars of {found.source}, adjustment {found.adjustment}, "
+                f"expected {wanted.source}, {wanted.adjustment}",
+            )
+        if segment.is_of_another_boot(self._map):
+            # On a disk. Pages come there in any order, and bars have no check that would show
+            # which of them a power cut left behind.
+            return SegmentError(f"{wanted.path}: found a segment of an earlier boot")
+        return None
 
     def _use(self, mapped: SegmentMap, fd: int | None) -> None:
         """Write into this mapping from now on, taking every row for changed."""
@@ -398,7 +404,8 @@ class SegmentWriter:
         Raises
         ------
         BatchError
-            A symbol, currency or zone that does not fit its field.
+            A symbol, currency or zone that does not fit its field; or more tickers than any segment
+        holds.
         SegmentFullError
             No room for a larger segment.
 
@@ -409,7 +416,7 @@ class SegmentWriter:
         for ticker in fresh.values():
             _check_ticker(ticker)
         if (needed := len(self._tickers) + len(fresh)) > self.spec.max_tickers:
-            self._replace(replace(self.spec, max_tickers=max(needed, 2 * self.spec.max_tickers)))
+            self._replace(replace(self.spec, max_tickers=_room(needed, self.spec.max_tickers)))
         for ticker in fresh.values():
             row = len(self._tickers)
             segment.list_ticker(self._map, row, ticker)
@@ -517,7 +524,7 @@ class SegmentWriter:
 
     # -- replacement -------------------------------------------------------------------------
 
-    def _replace(self, spec: SegmentSpec, *, keep: bool = True, confirmed: bool = True) -> None:
+    def _replace(self, spec: SegmentSpec, *, keep: bool = True) -> None:
         """Put a new segment in this one's place; its history and its epoch go on."""
         old, old_fd, epoch = self._map, self._fd, self._epoch
         if self._lock is None:
@@ -528,11 +535,7 @@ class SegmentWriter:
             epoch += 2
             new.cells[layout.EPOCH_WORD] = epoch
             if keep:
-                buffer = latch.stable_buffer(epoch)
-                self._copy_into(new, new_fd, spec, buffer)
-                if not confirmed:
-                    quotes = new.quotes[buffer].view(np.int64)
-                    quotes[:, table.UPDATED_BOOT_MS] = layout.UNCONFIRMED_BOOT_MS
+                self._copy_into(new, new_fd, spec, latch.stable_buffer(epoch))
             if self._lock is not None:
                 segment.publish(new, spec.path)
         except BaseException:
@@ -621,6 +624,13 @@ def _spec_of(mapped: SegmentMap, wanted: SegmentSpec) -> SegmentSpec:
         adjustment=bytes(block["adjustment"]).decode(errors="replace"),
         freshness_ms=int(block["freshness_ms"]),
     )
+
+
+def _room(needed: int, before: int) -> int:
+    """Give how many tickers a larger segment is for."""
+    if needed > layout.MAX_TICKERS:
+        raise BatchError(f"{needed} tickers: expected at most {layout.MAX_TICKERS}")
+    return min(max(needed, 2 * before), layout.MAX_TICKERS)
 
 
 def _check_ticker(ticker: Ticker) -> None:

@@ -29,6 +29,8 @@ from hypothesis import strategies as st
 
 from quoteshm.clock import SystemClock
 from quoteshm.errors import (
+    ForeignFileError,
+    HalfMadeError,
     QuoteShmError,
     SegmentError,
     UnknownIntervalError,
@@ -60,7 +62,7 @@ LONG_AGO_MS: Final = 3_600_000
 
 #: Fields that are no structure: prices, volumes, times.
 VALUES: Final[Mapping[str, frozenset[str]]] = {
-    "quote": frozenset(layout.QUOTE_ROW.names or ()) - {"flags", "check", "changed_epoch"},
+    "quote": frozenset(layout.QUOTE_ROW.names or ()) - {"flags", "flags_check", "changed_epoch"},
     "series": frozenset({"time", "open", "high", "low", "close", "volume", "last_update_ms"}),
 }
 #: What a field says of itself, where it is only told on: the reads that tell it.
@@ -69,6 +71,8 @@ ECHOES: Final[Mapping[tuple[str, str], str]] = {
     ("header", "last_update_ms"): "epoch",
     ("series", "entry_epoch"): "header",
 }
+#: Without these a file is not known for a segment that was live: a writer leaves it alone.
+NOT_OURS: Final = frozenset({"superblock.magic", "superblock.state"})
 #: What a number may become: too small, too large, and one more than fits somewhere.
 EDGES: Final = (
     *(0, 1, 2, 3, 4, -1, 1 << 31, 1 << 32, 1 << 63, layout.MAX_EPOCH, layout.MAX_EPOCH + 2),
@@ -498,8 +502,9 @@ def _adopt_case(scene: Scene, case: Case, number: int) -> tuple[str, str]:
         scene.change(case)
         try:
             writer = SegmentWriter.open(spec_in(scene.folder, **SPEC), SystemClock())
-        except QuoteShmError:
-            return ERROR, ""
+        except (ForeignFileError, HalfMadeError) as error:  # it may not be ours to replace
+            is_unknown = any(str(field) in NOT_OURS for field, _ in case)
+            return (ERROR, "") if is_unknown else (WRONG, f"refused: {error!r} ({_tell(case)})")
         except Exception as error:  # noqa: BLE001  it is what is looked for
             return WRONG, f"a writer raises {error!r} ({_tell(case)})"
         try:

@@ -54,6 +54,7 @@ from quoteshm.shm.writer import SegmentWriter
 from tests.campaigns import stamped
 from tests.campaigns.faults_shim import CLOSE_ERRORS, ERRORS, NEVER, Orders
 from tests.campaigns.report import ViolationError, check
+from tests.campaigns.steps import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -784,6 +785,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, required=True)
     said = parser.parse_args()
+    die_with_parent()
     for name in said.life:
         sums = run_life(LIVES[name], said.stride, said.seed, said.folder)
         print(json.dumps({"life": name, **sums._asdict()}), flush=True)  # noqa: T201  what was asked for

@@ -12,7 +12,7 @@ class Size:
 
     call_stride: int  # every so many calls one is failed
     daemon_runs: int  # with a fault somewhere in each
-    flips: int  # of bits
+    flips: int  # of bits; a 25th of them in each table
     writers: tuple[int, ...]  # that start together
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from quoteshm.errors import HalfMadeError
 from quoteshm.shm import layout, segment
 from quoteshm.shm.reader import StockDataReader
+from quoteshm.shm.writer import SegmentWriter
 from tests.campaigns import faults_bits as bits
 from tests.campaigns.faults_child import Note, in_child
 from tests.campaigns.report import ViolationError
@@ -56,6 +58,21 @@ def test_an_exception_that_is_none_of_ours_is_seen(
     assert "raises ZeroDivisionError" in why
 
 
+def test_a_writer_that_will_not_begin_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is damaged is replaced, unless it may be no segment at all."""
+    scene = bits.build(tmp_path / "bits")
+
+    def refuse(*_: object) -> None:
+        raise HalfMadeError(scene.path)
+
+    state, rows = field(scene, "superblock.state"), field(scene, "kind.rows")
+    monkeypatch.setattr(SegmentWriter, "open", refuse)
+    assert bits._adopt_case(scene, ((state, bytes(8)),), 0)[0] == bits.ERROR
+    assert bits._adopt_case(scene, ((rows, bytes(8)),), 0)[0] == bits.WRONG
+
+
 def test_a_stale_quote_that_is_passed_off_as_fresh_is_seen() -> None:
     """The other way round it is only marked."""
     good: list[bits.Answer] = [("quote", (True,)), ("earlier", (False,))]
@@ -79,7 +96,13 @@ def test_every_field_of_every_table_is_there(tmp_path: Path) -> None:
     left_out = {"ts_ms", "open", "price", "time", "close", "updated_boot_ms", "last_update_ms"}
     assert {name.partition(".")[2] for name in every - found} >= left_out
     assert all(name.startswith(("quote.", "series.")) for name in every - found)
-    assert {"quote.flags", "series.start", "series.check", "kind.rows"} <= found
+    assert {
+        "quote.flags",
+        "quote.flags_check",
+        "series.start",
+        "series.check",
+        "kind.rows",
+    } <= found
 
 
 def raise_it() -> None:

@@ -430,6 +430,25 @@ def test_a_disk_that_fails_leaves_the_old_file(
     assert archive.store([new]) == [None]
 
 
+def test_no_memory_for_a_file_is_no_reason_to_set_it_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told of, and costs no other file."""
+    archive = make(tmp_path)
+    archive.store([record()])
+
+    def fail(_data: bytes) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_from_parquet", fail)
+        assert archive.load_series("AAPL", "1d") == (
+            None,
+            ((archive.path(record()), "no memory to read it", None),),
+        )
+    assert archive.load_series("AAPL", "1d").record is not None
+
+
 def test_a_file_that_cannot_be_written_harms_no_other(tmp_path: Path) -> None:
     """Each record says for itself how it went."""
     archive = make(tmp_path)

@@ -507,6 +507,21 @@ class TestLoading(Case):
         assert life.service._looking.running
         self.successResultOf(life.service.loaded)
 
+    def test_no_room_for_more_tickers_is_no_end(self) -> None:
+        """A larger segment may find none: it is told, of the quotes and of the bars."""
+        self.before()
+        life = Life(self.folder, "AAPL", "MSFT")
+
+        def enlist(_tickers: object) -> None:
+            raise SegmentFullError(Path("shm0"), 2, 1)
+
+        self.patch(life.writer, "enlist", enlist)
+        life.start()
+        assert len(self.logged("archived quotes are not published")) == 1
+        assert len(self.logged("not loaded any further")) == 1
+        assert life.service._looking.running
+        self.successResultOf(life.service.loaded)
+
     def test_a_load_that_breaks_is_no_end(self) -> None:
         """Whatever it is, it is logged, and the source is asked."""
 

@@ -223,7 +223,7 @@ def test_a_writer_carries_on_in_the_pinned_bytes(pinned: Path) -> None:
         source="files",
         adjustment="splits",
     )
-    with mock.patch("quoteshm.shm.writer.boot_id", return_value=golden.BOOT):
+    with mock.patch("quoteshm.shm.segment.boot_id", return_value=golden.BOOT):
         writer = SegmentWriter.open(spec, FixedClock())
     assert writer.adopted
     assert writer.instance == golden.INSTANCE.hex()

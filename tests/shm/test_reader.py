@@ -25,7 +25,7 @@ from quoteshm.errors import (
     UnknownTickerError,
 )
 from quoteshm.model import DAY_MS, MINUTE_MS, Bars, SeriesKind, Ticker
-from quoteshm.shm import futex, latch, layout
+from quoteshm.shm import futex, latch, layout, segment
 from quoteshm.shm import reader as reader_module
 from quoteshm.shm.batch import History, Quotes
 from quoteshm.shm.reader import StockDataReader
@@ -129,6 +129,23 @@ def test_a_quote_is_stale_beyond_the_freshness_window_or_from_the_future(
     snapshot = reader.snapshot()
     assert [quote.stale for quote in snapshot.quotes.values()] == [stale, stale]
     assert snapshot.to_frame()["stale"].tolist() == [stale, stale]
+
+
+@pytest.mark.parametrize(("boot", "stale"), [(b"another boot's  ", True), (bytes(16), False)])
+def test_all_that_an_earlier_boot_left_is_stale(
+    boot: bytes, make_market: MakeMarket, monkeypatch: pytest.MonkeyPatch, *, stale: bool
+) -> None:
+    """However long this boot has lasted; one that cannot tell its boot believes it is the same."""
+    market = make_market([AAPL], freshness_ms=1000)
+    monkeypatch.setattr(segment, "boot_id", lambda: boot)
+    assert not market.reader().get_quote("AAPL").stale  # its writer lives: in a container, then
+    market.die()
+    reader = market.reader()
+    for freshness_ms in (1000, 2000):
+        segment.set_freshness(market.writer._map, freshness_ms)
+        assert reader.get_quote("AAPL").stale == stale
+        assert [quote.stale for quote in reader.snapshot().quotes.values()] == [stale]
+        assert reader.info.freshness_ms == freshness_ms
 
 
 def test_a_snapshot_is_of_one_epoch_and_sorted(market: Market, reader: StockDataReader) -> None:

@@ -551,22 +551,21 @@ def test_a_writer_carries_on_where_the_last_one_died(market: Market) -> None:
     assert_bars(reader.get_stock("AAPL").iloc[:-1], make_bars(0, 5))
 
 
-def test_a_segment_of_another_boot_goes_on_with_its_quotes_unconfirmed(market: Market) -> None:
-    """On a disk a segment outlives the clock by which they were confirmed."""
+def test_a_segment_of_another_boot_is_replaced(market: Market) -> None:
+    """On a disk a segment outlives its boot, and a power cut may have left any of its pages."""
     market.replace_bars(0, make_bars(0, 5))
     epoch, instance = market.writer.epoch, market.writer.instance
-    assert not market.reader().get_quote("AAPL").stale
-    with mock.patch("quoteshm.shm.writer.boot_id", return_value=b"another boot's  "):
+    with mock.patch("quoteshm.shm.segment.boot_id", return_value=b"another boot's  "):
         writer = market.restart()
-    assert writer.adopted
-    assert writer.epoch > epoch
-    assert writer.instance != instance
-    reader = market.reader()
-    assert [quote.stale for quote in reader.snapshot().quotes.values()] == [True] * 3
-    assert_bars(reader.get_stock("AAPL"), make_bars(0, 5))
-    market.publish(quotes=[make_quotes(at(0), 7.0)])
-    assert not reader.get_quote("AAPL").stale
-    assert market.restart().instance == writer.instance
+        assert not writer.adopted
+        assert "earlier boot" in str(writer.refused)
+        assert writer.epoch > epoch
+        assert writer.instance != instance
+        reader = market.reader()
+        assert reader.list_tickers() == []
+        market.add(IBM)
+        assert not reader.get_quote("IBM").stale
+        assert market.restart().instance == writer.instance
 
 
 CHANGES: dict[str, tuple[dict[str, Any], bool]] = {
