@@ -14,7 +14,8 @@ NS_PER_MS = 1_000_000
 def boot_id() -> bytes:
     """Give the 16 bytes that tell this boot of the machine from any other; zeros where unknown."""
     with contextlib.suppress(OSError, ValueError):
-        return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()).bytes
+        text = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+        return uuid.UUID(text.decode().strip()).bytes
     return bytes(16)
 
 

@@ -69,9 +69,13 @@ def test_it_serves_and_takes_its_segment_away(folder: Path, command: tuple[str, 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_terminal_that_closes_stops_it_as_well(folder: Path, command: tuple[str, ...]) -> None:
     """SIGHUP; the segment would stay in memory otherwise."""
-    with daemon(folder, "--synthetic", command=command) as running:
-        running.wait_for(r"epoch \d+: 20 tickers")
-        assert running.stop(signal.SIGHUP) == 0
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup a child would ignore it
+    try:
+        with daemon(folder, "--synthetic", command=command) as running:
+            running.wait_for(r"epoch \d+: 20 tickers")
+            assert running.stop(signal.SIGHUP) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
     assert not running.segment.exists()
     assert "Traceback" not in running.log
