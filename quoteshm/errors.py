@@ -179,6 +179,14 @@ class SettingsError(QuoteShmError, ValueError):
         self.option, self.found, self.expected = option, found, expected
 
 
+class ListenError(QuoteShmError):
+    """Nobody can be served at an endpoint: its port or path is taken, or not for this user."""
+
+    def __init__(self, endpoint: str, why: str) -> None:
+        super().__init__(f"cannot listen at {endpoint}: {why}")
+        self.endpoint, self.why = endpoint, why
+
+
 # -- the wire --------------------------------------------------------------------------------
 
 

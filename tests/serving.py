@@ -11,6 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial import unittest
 
+from quoteshm.wire.bounds import Bounds
+from quoteshm.wire.operations import Context
 from quoteshm.wire.protocol import QuoteFactory, QuoteProtocol
 from tests.published import Market
 
@@ -19,14 +21,13 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
-    from quoteshm.wire.operations import Context
-    from quoteshm.wire.protocol import Turns
+    from quoteshm.wire.limits import Schedule
 
 
 class WatchedFactory(QuoteFactory):
     """A factory that knows which connections are open."""
 
-    def __init__(self, context: Context, turns: Turns) -> None:
+    def __init__(self, context: Context, turns: Schedule) -> None:
         super().__init__(context, turns)
         self.open: set[QuoteProtocol] = set()
         self.made = 0
@@ -65,6 +66,7 @@ class ServedCase(unittest.TestCase):
 
     timeout = 60
     directory: Path | None = None  # for a segment in a file
+    bounds = Bounds()
 
     def setUp(self) -> None:
         """Publish and listen."""
@@ -74,7 +76,8 @@ class ServedCase(unittest.TestCase):
         self.reactor: Any = reactor
         self.market = Market(self.directory)
         self.addCleanup(self.market.writer.close)
-        self.factory = WatchedFactory(self.market.context, self.reactor)
+        context = Context(self.market.writer, self.market.cache, self.bounds)
+        self.factory = WatchedFactory(context, self.reactor)
         self.addCleanup(self.factory.closed)
         self.listen()
 

@@ -9,8 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from quoteshm.errors import ErrorCode
+from quoteshm.market.bars import Restatements
+from quoteshm.wire.auth import Gate
 from quoteshm.wire.operations import OPERATIONS
+from quoteshm.wire.push import Hub, Restated
+from tests.published import FIRST_MS, Market
 from tests.serving import ServedCase
 
 PAGE = Path(__file__).parents[1] / "docs" / "protocol.md"
@@ -27,10 +33,15 @@ class Example(NamedTuple):
     reply: str
 
 
+def blocks(kind: str) -> list[list[str]]:
+    """Read the blocks of a kind, each as its lines."""
+    found = re.findall(rf"^```{kind}\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    return [block.replace("\n    ", "").splitlines() for block in found]
+
+
 def examples(kind: str) -> list[Example]:
     """Read the examples of a kind of server."""
-    blocks = re.findall(rf"^```{kind}\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    lines = "".join(blocks).replace("\n    ", "").splitlines()
+    lines = [line for block in blocks(kind) for line in block]
     assert [line[:3] for line in lines] == ["-> ", "<- "] * (len(lines) // 2)
     texts = [line[3:] for line in lines]
     return [Example(*pair) for pair in zip(texts[::2], texts[1::2], strict=True)]
@@ -93,6 +104,71 @@ class WithSharedMemoryTests(PageCase):
         await self.run_examples("wire")
 
 
+class TokenTests(PageCase):
+    """Those of a server that wants a token."""
+
+    async def test_the_examples_are_true(self) -> None:
+        """Over a connection that knows nothing at first."""
+        self.factory.gate = Gate(b"open sesame")
+        await self.run_examples("wire token")
+
+
+class PushTests(PageCase):
+    """Those of subscriptions: what the server says by itself."""
+
+    async def test_the_examples_are_true(self) -> None:
+        """Line by line, with what happens meanwhile; each block on a market of its own."""
+        told = blocks("wire push")
+        assert len(told) > 2
+        for lines in told:
+            self.market = Market()
+            self.factory.hub = Hub(self.market.cache, self.reactor)
+            await self.in_turn(lines)
+
+    async def in_turn(self, lines: list[str]) -> None:
+        """Do what each line says."""
+        connection = socket.create_connection(("127.0.0.1", self.port), 10)
+        stream = connection.makefile("rwb")
+        for line in lines:
+            kind, text = line[:3], line[3:]
+            if kind == "-> ":
+                request = json.loads(text)
+                if "instance" in request:
+                    request["instance"] = self.market.writer.instance
+                stream.write(json.dumps(request).encode() + b"\n")
+                await self.in_thread(stream.flush)
+            elif kind == "<- ":
+                found = settled(json.loads(await self.in_thread(stream.readline)))
+                assert found == settled(json.loads(text)), line
+                assert str(found) == str(settled(json.loads(text))), line
+            else:
+                assert kind == "== ", line
+                self.happens(text)
+        stream.close()
+        connection.close()
+
+    def happens(self, text: str) -> None:
+        """Have something happen in the market."""
+        market, restated = self.market, list[Restated]()
+        if passed := re.fullmatch(r"(\d+) seconds pass", text):
+            market.clock.now_ms += 1000 * int(passed[1])
+            self.factory.hub.beat()
+            return
+        for what in text.split(", "):
+            if trade := re.fullmatch(r"(\w+) trades at ([\d.]+)", what):
+                market.quote(trade[1], float(trade[2]))
+            elif removal := re.fullmatch(r"(\w+) is removed", what):
+                market.remove(removal[1])
+            else:
+                bar = re.fullmatch(r"a bar of (\w+) is restated", what)
+                assert bar, what
+                before = np.array([[188.0] * 4 + [1e5]]).T
+                after = np.array([[94.0] * 4 + [2e5]]).T
+                bars = Restatements(np.array([FIRST_MS]), before, after)
+                restated.append(Restated(bar[1], "1d", bars))
+        self.factory.hub.published(restated)
+
+
 class WithoutSharedMemoryTests(PageCase):
     """Those of a server without."""
 
@@ -103,7 +179,10 @@ class WithoutSharedMemoryTests(PageCase):
     def test_every_op_and_error_is_on_the_page(self) -> None:
         """With an example of each op, and of each error that can be asked for."""
         page = PAGE.read_text()
-        replies = [json.loads(one.reply) for one in examples("wire")]
+        kinds = ("wire", "wire token", "wire push")
+        lines = [line for kind in kinds for block in blocks(kind) for line in block]
+        replies = [json.loads(line[3:]) for line in lines if line.startswith("<- ")]
+        replies = [reply for reply in replies if reply["type"] != "event"]
         assert {reply.get("op") for reply in replies} - {None} == set(OPERATIONS)
         assert re.findall(r"^### `(\w+)`$", page, re.MULTILINE)
         assert set(re.findall(r"^### `(\w+)`$", page, re.MULTILINE)) == set(OPERATIONS)

@@ -7,7 +7,7 @@ made when it is first asked for after it changed, and thrown away when it change
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,10 +19,13 @@ from quoteshm.shm import layout
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from quoteshm.clock import Clock
     from quoteshm.model import Ticker
     from quoteshm.shm.writer import SegmentWriter
 
+_EVER: Final = 1 << 62
 _STATE: Final = layout.PRESENT | layout.REMOVED
 _FRONT: Final = struct.Struct(layout.QUOTE_FORMAT)
 # A whole row, the unused end of it skipped: what `iter_unpack` steps over.
@@ -137,6 +140,23 @@ class QuoteCache:
         """
         return self._body(*self._find(ticker), self.clock.boot_ms())
 
+    def dated_body(self, ticker: str) -> tuple[bytes, int]:
+        """Give what `body` gives, and until when by the boot clock it is right without a commit.
+
+        Raises
+        ------
+        UnknownTickerError
+            As `row_of`.
+
+        """
+        known, row = self._find(ticker)
+        now_ms = self.clock.boot_ms()
+        fresh_until_ms = row.updated_boot_ms + self.writer.spec.freshness_ms
+        until_ms = fresh_until_ms if now_ms <= fresh_until_ms else _EVER
+        if now_ms < row.updated_boot_ms:
+            until_ms = row.updated_boot_ms - 1
+        return self._body(known, row, now_ms), until_ms
+
     def snapshot(self, tickers: Iterable[str] | None = None) -> Snapshot:
         """Give the quotes of ``tickers``, or of all, at one epoch; each ticker counts once."""
         now = self.clock.boot_ms()
@@ -152,6 +172,42 @@ class QuoteCache:
         now = self.clock.boot_ms()
         found, missing = self._select(tickers)
         return {known.symbol: self._body(known, row, now) for known, row in found}, missing
+
+    def missing(self, tickers: Iterable[str]) -> list[str]:
+        """Give those of ``tickers`` that have no value."""
+        return self._select(tickers)[1]
+
+    def changed(self, epoch: int, rows: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
+        """Give those of ``rows``, or of all, that changed after an epoch, if only to no value."""
+        self._refresh()
+        epochs = self._table["changed_epoch"]
+        if rows is None:
+            return np.flatnonzero(epochs > epoch)
+        rows = rows[rows < len(epochs)]
+        return rows[epochs[rows] > epoch]
+
+    def object(self, rows: NDArray[np.intp], *, removed: bool) -> bytes:
+        """Give the quotes of rows as a JSON object by ticker.
+
+        Parameters
+        ----------
+        rows : ndarray of intp
+            As `changed` gives them.
+        removed : bool
+            Whether those that have no value any more are in it, as null.
+
+        """
+        table, known = self._table[rows], self._known
+        age_ms = self.clock.boot_ms() - table["updated_boot_ms"]
+        stale = (age_ms < 0) | (age_ms > self.writer.spec.freshness_ms)
+        quotes: dict[str, Quote | None] = {}
+        places = zip(rows.tolist(), stale.tolist(), _ROW.iter_unpack(table.tobytes()), strict=True)
+        for place, is_stale, fields in places:
+            if fields[0] & _STATE == layout.PRESENT:
+                quotes[known[place].symbol] = self._quote(known[place], fields, stale=is_stale)
+            elif removed:
+                quotes[known[place].symbol] = None
+        return _encode(quotes)
 
     def _refresh(self) -> None:
         """Look at the rows of the last commit."""
@@ -199,20 +255,21 @@ class QuoteCache:
         # As the reader: what was confirmed in the future was so before the machine started anew.
         return not 0 <= boot_ms - row.updated_boot_ms <= self.writer.spec.freshness_ms
 
-    def _quote(self, known: Ticker, row: _Row, *, stale: bool) -> Quote:
+    def _quote(self, known: Ticker, row: tuple[Any, ...], *, stale: bool) -> Quote:
+        _, ts_ms, open_, high, low, price, volume, prev_close, updated_ms, _, _ = row
         return Quote(
-            ticker=known.symbol,
-            price=row.price,
-            open=row.open,
-            high=row.high,
-            low=row.low,
-            prev_close=row.prev_close,
-            volume=row.volume,
-            currency=known.currency,
-            ts_epoch_ms=row.ts_ms,
-            updated_ms=row.updated_ms,
-            stale=stale,
-            source=self.writer.spec.source,
+            known.symbol,
+            price,
+            open_,
+            high,
+            low,
+            prev_close,
+            volume,
+            known.currency,
+            ts_ms,
+            updated_ms,
+            stale,
+            self.writer.spec.source,
         )
 
     def _body(self, known: Ticker, row: _Row, boot_ms: int) -> bytes:

@@ -10,7 +10,7 @@ At the start the archive is loaded first (`warm_start`), and until that is done 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -94,6 +94,8 @@ class ArchiveService(Service):
     reactor
         Twisted's.
     clock : Clock
+    committed : callable, optional
+        Told of each commit of what was loaded.
 
     Attributes
     ----------
@@ -115,6 +117,7 @@ class ArchiveService(Service):
         run: Run,
         reactor: Any,  # noqa: ANN401 (one of Twisted's, of several interfaces)
         clock: Clock,
+        committed: Callable[[], object] = lambda: None,
     ) -> None:
         self.archive, self.writer = archive, writer
         self.loaded: defer.Deferred[None] = defer.Deferred()
@@ -129,6 +132,7 @@ class ArchiveService(Service):
             reactor=reactor,
             clock=clock,
             restored=self._take_as_saved,
+            committed=committed,
         )
         self._is_loading = False
         self._kinds = writer.spec.kinds

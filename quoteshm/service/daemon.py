@@ -7,7 +7,6 @@ of the log, and exit status 1.
 
 from __future__ import annotations
 
-import errno
 import functools
 import grp
 import os
@@ -17,12 +16,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.application.service import MultiService, Service
 from twisted.internet import defer, task
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.logger import (
     FilteringLogObserver,
     ILogObserver,
@@ -34,7 +31,6 @@ from twisted.logger import (
 )
 from twisted.python import logfile, usage
 from twisted.python.components import Componentized
-from twisted.python.failure import Failure
 
 from quoteshm.clock import Clock, SystemClock
 from quoteshm.errors import QuoteShmError, SegmentError, SettingsError
@@ -42,13 +38,18 @@ from quoteshm.market.archive import Archive
 from quoteshm.market.quotes import QuoteCache
 from quoteshm.service import options as settings_options
 from quoteshm.service.archiver import ArchiveService
+from quoteshm.service.listening import Drain, Listener, make_room
+from quoteshm.service.periodic import Periodic
 from quoteshm.service.publisher import Publisher
 from quoteshm.service.refresh import EAGER, PATIENT, RefreshService
+from quoteshm.service.secret import read_token
 from quoteshm.service.worker import Worker
 from quoteshm.shm.segment import SegmentSpec
 from quoteshm.shm.writer import SegmentWriter
+from quoteshm.wire.auth import Gate
 from quoteshm.wire.operations import Context
 from quoteshm.wire.protocol import QuoteFactory
+from quoteshm.wire.push import Hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from quoteshm.service.settings import Settings
     from quoteshm.sources.base import Source
 
+LOOK_AFTER_S: Final = 1.0  # from one look at the deadlines of clients to the next
 HEARTBEAT_S: Final = 1.0
 #: So long the source waits for the archive; a disk that does not answer then is not waited for.
 LOAD_WAIT_S: Final = 30.0
@@ -137,64 +139,6 @@ class WriterService(Service):
         self.log.error("the closed segment is left behind: {why}", why=why)
 
 
-class Listener(Service):
-    """Listens at one endpoint, from start to stop."""
-
-    log = Logger()
-
-    def __init__(self, reactor: Any, description: str, factory: QuoteFactory) -> None:  # noqa: ANN401 (one of Twisted's, of several interfaces)
-        self._reactor, self._description = reactor, description
-        self._factory: Any = factory
-        self._port: Any = None  # an IListeningPort
-
-    def startService(self) -> None:
-        """Open the port; raises when that fails at once, as it does when it is in use."""
-        super().startService()  # type: ignore[no-untyped-call]
-        try:
-            endpoint = serverFromString(self._reactor, self._description)
-            listening = endpoint.listen(self._factory)
-        except CannotListenError:
-            raise  # a kind of Exception, but no matter of the description
-        except Exception as error:
-            # What a plugin of Twisted's raises for a description that it cannot read.
-            expected = f"a Twisted endpoint ({error})"
-            raise SettingsError("--endpoint", self._description, expected) from error
-        problems: list[Failure] = []
-        listening.addCallbacks(self._opened, problems.append)
-        if problems:
-            self._refuse(problems[0])
-        # An endpoint of a plugin may take its time; what it ends with is told at least.
-        listening.addCallback(lambda _: self._log_problems(problems))
-
-    def _refuse(self, problem: Failure) -> NoReturn:
-        """Raise what is wrong: an address of some other machine is a bad value."""
-        error = problem.value
-        cause = getattr(error, "socketError", None)  # an OSError, or words
-        if getattr(cause, "errno", None) == errno.EADDRNOTAVAIL:
-            option, found = "--interface or --endpoint", getattr(error, "interface", "")
-            raise SettingsError(option, found, "an address of this machine") from error
-        problem.raiseException()
-
-    def _opened(self, port: Any) -> None:  # noqa: ANN401 (an interface, to no type checker)
-        self._port = port
-        address = port.getHost()
-        where = getattr(address, "name", None) or f"{address.host}:{address.port}"
-        self._reactor.callWhenRunning(self.log.info, "listening on {where}", where=where)
-
-    def _log_problems(self, problems: list[Failure]) -> None:
-        for problem in problems:
-            self.log.failure("not listening at {endpoint}", problem, endpoint=self._description)
-
-    async def _stop(self) -> None:
-        if self._port is not None:
-            await defer.maybeDeferred(self._port.stopListening)
-
-    def stopService(self) -> defer.Deferred[None]:
-        """Close the port; open connections end with the process."""
-        super().stopService()  # type: ignore[no-untyped-call]
-        return defer.Deferred.fromCoroutine(self._stop())
-
-
 class Daemon(MultiService):
     """The whole tree, started in order and stopped one after the other, the last one first.
 
@@ -210,6 +154,8 @@ class Daemon(MultiService):
     start_failed : callable
         Called with what kept the daemon from starting, once that has been logged; it does not
         return.
+    gate : Gate, optional
+        What clients have to show; by default nothing.
 
     """
 
@@ -224,10 +170,13 @@ class Daemon(MultiService):
         *,
         tickers: Sequence[str],
         start_failed: Callable[[Exception], None],
+        gate: Gate | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.settings, self.source, self.tickers = settings, source, tuple(tickers)
         self._reactor, self._clock, self._start_failed = reactor, clock, start_failed
+        self.gate = gate or Gate()
+        self.listeners: list[Listener] = []
         self.refresh: RefreshService | None = None
         self.publisher: Publisher | None = None
         self.archiver: ArchiveService | None = None
@@ -251,8 +200,10 @@ class Daemon(MultiService):
             super().startService()  # type: ignore[no-untyped-call]
             assert self.opened.writer is not None  # noqa: S101 (for the type checker: it has started)
             self._start_rest(self.opened.writer)
-        except (QuoteShmError, OSError, CannotListenError) as error:
+        except (QuoteShmError, OSError) as error:
             self.log.critical("cannot start: {why}", why=_said(error))
+            for listener in self.listeners:
+                listener.abandon()
             self.opened.abandon()
             self._start_failed(error)
 
@@ -260,11 +211,12 @@ class Daemon(MultiService):
         """Start what needs the writer; a service starts as it joins a tree that runs."""
         debug = self.settings.log_level == "debug"
         cache = QuoteCache(writer, self._clock)
-        context = Context(writer, cache, self.settings.max_line_bytes, self.describe)
-        factory = QuoteFactory(context, self._reactor, log_traffic=debug)
-        for description in self.settings.endpoints:
-            Listener(self._reactor, description, factory).setServiceParent(self)  # type: ignore[no-untyped-call]
-        self.publisher = Publisher(writer, self._clock, verbose=debug)
+        context = Context(writer, cache, self.settings.bounds, self.describe)
+        factory = QuoteFactory(context, self._reactor, self.gate, log_traffic=debug)
+        Drain(factory).setServiceParent(self)  # type: ignore[no-untyped-call]
+        self._listen(factory)
+        Periodic(self._reactor, LOOK_AFTER_S, factory.look_after).setServiceParent(self)  # type: ignore[no-untyped-call]
+        self.publisher = Publisher(writer, self._clock, factory.hub.published, verbose=debug)
         self.publisher.retire(self.tickers)
         self.refresh = RefreshService(
             self.source,
@@ -282,9 +234,21 @@ class Daemon(MultiService):
             # Not before: a signal that comes until then ends the process as it stands.
             self._reactor.callWhenRunning(self._start_refresh, None)
         else:
-            self._start_archive(writer, self.settings.state_dir)
+            self._start_archive(writer, factory.hub, self.settings.state_dir)
 
-    def _start_archive(self, writer: SegmentWriter, state_dir: Path) -> None:
+    def _listen(self, factory: QuoteFactory) -> None:
+        wanted = self.settings.max_connections
+        room = make_room(wanted)
+        if room < wanted:
+            form = "room for {room} connections, not {wanted}: see ulimit -n"
+            self.log.info(form, room=room, wanted=wanted)
+        ca = self.settings.tls_client_ca
+        for description in self.settings.endpoints:
+            listener = Listener(self._reactor, description, factory, client_ca=ca)
+            self.listeners.append(listener)
+            listener.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def _start_archive(self, writer: SegmentWriter, hub: Hub, state_dir: Path) -> None:
         """Load what is archived, and only then ask the source, which is told of all of it."""
         worker = Worker(self._reactor, "archive", ARCHIVE_THREADS)
         self.archiver = ArchiveService(
@@ -294,6 +258,7 @@ class Daemon(MultiService):
             run=worker.run,
             reactor=self._reactor,
             clock=self._clock,
+            committed=hub.published,
         )
         self.archiver.stopped.addCallback(lambda _: worker.stop())
         self.archiver.setServiceParent(self)  # type: ignore[no-untyped-call]
@@ -417,15 +382,24 @@ def make_daemon(settings: Settings, start_failed: Callable[[Exception], None]) -
     Raises
     ------
     SettingsError
-        A folder or a group that an option names is not there.
+        A folder or a group that an option names is not there, or its token cannot be read.
 
     """
     from twisted.internet import reactor  # noqa: PLC0415 (installs one: not when this is imported)
 
     _check_place(settings)
+    token = None if settings.auth_token_file is None else read_token(settings.auth_token_file)
     clock = SystemClock()
     source, tickers = make_source(settings, clock)
-    return Daemon(settings, reactor, clock, source, tickers=tickers, start_failed=start_failed)
+    return Daemon(
+        settings,
+        reactor,
+        clock,
+        source,
+        tickers=tickers,
+        start_failed=start_failed,
+        gate=Gate(token),
+    )
 
 
 def _said(error: BaseException) -> str:

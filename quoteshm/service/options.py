@@ -244,6 +244,62 @@ OPTIONS: Final = (
         "folder of the archive, which outlives the machine's start; without it there is none",
     ),
     Option("max-line-bytes", _whole(256, 16_777_216), "65536", "longest request"),
+    Option(
+        "max-connections",
+        _whole(1, 1_000_000),
+        "10000",
+        "connections at a time; each takes a file, so ulimit -n has to allow as many",
+    ),
+    Option(
+        "max-connections-per-peer",
+        _whole(1, 1_000_000),
+        "10000",
+        "of them those of one peer: an IPv4 address, an IPv6 network of /64, or, over Unix "
+        "sockets, a user; as many as all, since all programs of one machine share one address",
+    ),
+    Option(
+        "idle-timeout",
+        _seconds(0, 31_536_000),
+        "300",
+        "seconds until a connection that asks for nothing and has no subscription is closed; "
+        "0 is never",
+    ),
+    Option(
+        "write-timeout",
+        _seconds(0.01, 86_400),
+        "30",
+        "seconds until a connection that takes nothing of what waits for it is cut",
+    ),
+    Option(
+        "max-pending-bytes",
+        _whole(65_536, 1 << 40),
+        str(64 << 20),
+        "longest reply, and the most that waits in memory for one connection",
+    ),
+    Option(
+        "max-requests-per-turn",
+        _whole(1, 1_000_000),
+        "64",
+        "requests of one connection that are answered before the others have their turn",
+    ),
+    Option(
+        "heartbeat",
+        _seconds(1, 3600),
+        "5",
+        "seconds of silence until a subscription is sent a sign of life",
+    ),
+    Option(
+        "auth-token-file",
+        Check("a file", _read_path),
+        None,
+        "file with one line, the token that clients have to show first; others may not read it",
+    ),
+    Option(
+        "tls-client-ca",
+        Check("a PEM file", _read_path),
+        None,
+        "ask clients of ssl: endpoints for certificates of these authorities",
+    ),
     Option("config", Check("a TOML file", _read_text), None, "TOML file with these options", "c"),
     Option("log-level", _one_of(*LOG_LEVELS), "info", f"{', '.join(LOG_LEVELS)}"),
 )
@@ -392,8 +448,12 @@ def _derive(given: Mapping[str, _Given]) -> Settings:
     if max_tickers is not None and max_tickers < len(tickers):
         expected = f"{len(tickers)} or more, for so many tickers"
         raise SettingsError(given["max-tickers"].origin.label, max_tickers, expected)
+    endpoints = _choose_endpoints(given)
+    if "tls-client-ca" in given and rank("tls-client-ca") >= rank("endpoint"):
+        # Who asks for certificates and forgets where would be open to everybody.
+        _check_certificates_asked_for(given["tls-client-ca"], endpoints)
     return Settings(
-        endpoints=_choose_endpoints(given),
+        endpoints=endpoints,
         source=source,
         tickers=tickers,
         files=value("files") if source == "files" else None,
@@ -413,6 +473,15 @@ def _derive(given: Mapping[str, _Given]) -> Settings:
         keep_segment=value("keep-segment", default=False),
         state_dir=value("state-dir"),
         max_line_bytes=value("max-line-bytes"),
+        max_connections=value("max-connections"),
+        max_connections_per_peer=value("max-connections-per-peer"),
+        max_requests_per_turn=value("max-requests-per-turn"),
+        max_pending_bytes=value("max-pending-bytes"),
+        idle_timeout_s=value("idle-timeout"),
+        write_timeout_s=value("write-timeout"),
+        heartbeat_s=value("heartbeat"),
+        auth_token_file=value("auth-token-file"),
+        tls_client_ca=value("tls-client-ca"),
         log_level=value("log-level"),
     )
 
@@ -448,6 +517,11 @@ def _choose_endpoints(given: Mapping[str, _Given]) -> tuple[str, ...]:
         return (port,)
     wanted: tuple[str, ...] = given["endpoint"].value
     return (port, *wanted) if given["port"].origin is not _NOWHERE else wanted
+
+
+def _check_certificates_asked_for(given: _Given, endpoints: Sequence[str]) -> None:
+    if not any(endpoint.startswith("ssl:") for endpoint in endpoints):
+        raise SettingsError(given.origin.label, str(given.value), "an --endpoint ssl:... beside it")
 
 
 # -- the command line ------------------------------------------------------------------------

@@ -21,9 +21,10 @@ from quoteshm.model import DAY_MS, FIELDS, INTERVALS, Bars, SeriesKind, Ticker
 from quoteshm.shm import layout, table
 from quoteshm.shm.batch import Batch, History, Quotes, Ticks
 from quoteshm.sources.base import Known, LastPrice, TickerBars, TickerTicks, Unchanged
+from quoteshm.wire.push import Restated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 DAILY: Final = "1d"
 NO_BARS: Final = Bars.empty()
+
+
+def _announce_nothing(_restated: Sequence[Restated]) -> None:
+    """Tell nobody."""
 
 
 @dataclass(slots=True)
@@ -62,7 +67,7 @@ class _Part:
     histories: list[History] = field(default_factory=list)
     quotes: Quotes | None = None
     confirmed: NDArray[np.intp] | slice | None = None
-    restated: int = 0
+    restated: list[Restated] = field(default_factory=list)
 
     def halves(self) -> list[_Part]:
         """Cut columns in two; one ticker cannot be cut."""
@@ -120,6 +125,8 @@ class Publisher:
         Where it goes.
     clock : Clock
         What says when it was confirmed.
+    announce : callable, optional
+        Told of each commit, with what the vendor changed in it.
     verbose : bool
         Whether each ticker of a commit gets a log line of its own, at debug.
 
@@ -127,8 +134,16 @@ class Publisher:
 
     log = Logger()
 
-    def __init__(self, writer: SegmentWriter, clock: Clock, *, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        writer: SegmentWriter,
+        clock: Clock,
+        announce: Callable[[Sequence[Restated]], object] = _announce_nothing,
+        *,
+        verbose: bool = False,
+    ) -> None:
         self.writer, self.clock, self.verbose = writer, clock, verbose
+        self.announce = announce
         self.counts = Counts()
         self._kinds = {kind.interval: kind for kind in writer.spec.kinds}
         # By identity: a source gives the same tuple as long as they are the same tickers.
@@ -171,6 +186,7 @@ class Publisher:
             tickers = self.writer.tickers
             names = [tickers[row].symbol for row in rows]
             self.writer.write_data(Batch(self.clock.wall_ms(), removed=rows))
+            self.announce(())
             self.log.info("removed {count} tickers that are not wanted", count=len(rows))
             return names
         return []
@@ -230,7 +246,8 @@ class Publisher:
             self._commit(halves[:middle], outcome)
             self._commit(halves[middle:], outcome)
             return
-        self.counts.restated += sum(part.restated for part in parts)
+        self.announce([one for part in parts for one in part.restated])
+        self.counts.restated += sum(len(one.bars) for part in parts for one in part.restated)
         count = sum(len(part.tickers) for part in parts)
         self.log.info("epoch {epoch}: {count} tickers", epoch=outcome.epoch, count=count)
         if self.verbose:
@@ -407,11 +424,10 @@ class Publisher:
                     kind.capacity,
                     whole=result.whole,
                 )
-                self._note_restated(ticker, interval, merged)
+                part.restated += self._note_restated(ticker, interval, merged)
                 history = merged.history(interval, row)
                 if history is not None:
                     part.histories.append(history)
-                    part.restated += history.restated
                     state = _after(kind, current, history)
             states.append(state)
         self._price(part, row, result, states)
@@ -453,15 +469,17 @@ class Publisher:
                 time_ms=problem.time_ms,
             )
 
-    def _note_restated(self, ticker: str, interval: str, merged: Merge) -> None:
-        if len(merged.restatements) or merged.removed:
-            self.log.warn(
-                "{ticker} {interval}: {count} bars restated, {removed} gone",
-                ticker=ticker,
-                interval=interval,
-                count=len(merged.restatements),
-                removed=merged.removed,
-            )
+    def _note_restated(self, ticker: str, interval: str, merged: Merge) -> list[Restated]:
+        if not (len(merged.restatements) or merged.removed):
+            return []
+        self.log.warn(
+            "{ticker} {interval}: {count} bars restated, {removed} gone",
+            ticker=ticker,
+            interval=interval,
+            count=len(merged.restatements),
+            removed=merged.removed,
+        )
+        return [Restated(ticker, interval, merged.restatements, merged.removed)]
 
 
 _VALUES: Final = ("open", "high", "low", "price", "volume", "prev_close")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from quoteshm.model import SeriesKind
+from quoteshm.wire.bounds import Bounds
 
 DEFAULT_TICKERS = (
     "AAPL", "MSFT", "GOOGL", "AMZN", "NVDA", "META", "TSLA", "BRK-B", "JPM", "V",
@@ -34,7 +35,21 @@ class Settings:
     keep_segment: bool = False
     state_dir: Path | None = None  # of the archive; there is none without it
     max_line_bytes: int = 65_536
+    max_connections: int = 10_000
+    max_connections_per_peer: int = 10_000
+    max_requests_per_turn: int = 64
+    max_pending_bytes: int = 64 << 20
+    idle_timeout_s: float = 300.0  # 0 is never
+    write_timeout_s: float = 30.0
+    heartbeat_s: float = 5.0
+    auth_token_file: Path | None = None
+    tls_client_ca: Path | None = None
     log_level: str = "info"
+
+    @property
+    def bounds(self) -> Bounds:
+        """What one client of the wire may take."""
+        return Bounds(**{one.name: getattr(self, one.name) for one in fields(Bounds)})
 
     def room(self, tickers: int) -> int:
         """Give how many tickers the segment shall hold when it starts with so many."""

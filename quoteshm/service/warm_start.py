@@ -84,6 +84,8 @@ class WarmStart:
         What a quote that is made of archived bars goes by.
     restored : callable
         Told of each series that was published.
+    committed : callable
+        Told of each commit.
 
     Attributes
     ----------
@@ -106,12 +108,14 @@ class WarmStart:
         reactor: Any,  # noqa: ANN401 (one of Twisted's, of several interfaces)
         clock: Clock,
         restored: Callable[[History], None],
+        committed: Callable[[], object],
     ) -> None:
         self.archive, self.writer, self.wanted = archive, writer, tuple(wanted)
         self.loaded_count = 0
         self.set_aside_count = 0
         self.is_stopping = False
-        self._run, self._reactor, self._clock, self._restored = run, reactor, clock, restored
+        self._run, self._reactor, self._clock = run, reactor, clock
+        self._restored, self._committed = restored, committed
         self._kinds = {kind.interval: kind for kind in writer.spec.kinds}
         self._market: MarketRecord | None = None
         self._places: dict[str, int] = {}  # in that, by symbol
@@ -213,6 +217,7 @@ class WarmStart:
         updated_ms = max(self.writer.last_update_ms, updated_ms)
         joined = [_joined(quotes)] if quotes else []
         self.writer.write_data(Batch(updated_ms, histories=histories, quotes=joined))
+        self._committed()
 
     def _publish_quotes(self, market: MarketRecord) -> None:
         """Publish, in one commit, the quotes that are wanted and not there."""

@@ -80,7 +80,7 @@ Buffer header, 4096 bytes::
 
 Quote row, 128 bytes::
 
-         0  flags                 u32      1 present, 2 removed
+         0  flags                 u32      1 present, 2 removed, 0 neither
          4  flags_check           u32      their complement, in the same word; a row that nothing
                                            was ever published in is zero
          8  ts_ms                 i64      when the price was made
@@ -161,6 +161,7 @@ PRESENT: Final = 1
 REMOVED: Final = 2
 PRESENT_WORD: Final = 0xFFFF_FFFE_0000_0001
 REMOVED_WORD: Final = 0xFFFF_FFFD_0000_0002
+ABSENT_WORD: Final = 0xFFFF_FFFF_0000_0000  # added again, and without a value since
 
 #: The age of a quote that came out of an archive, and has not been confirmed since: stale.
 UNCONFIRMED_BOOT_MS: Final = -(1 << 62)

@@ -139,14 +139,24 @@ class Planner:
         plan: list[tuple[Rows, Words]] = []
         if self._revived:  # without the price of its former life
             rows = np.array(sorted(self._revived), np.intp)
-            plan.append((rows, np.zeros((len(rows), layout.ROW_WORDS), np.uint64)))
+            new = np.zeros((len(rows), layout.ROW_WORDS), np.uint64)
+            new[:, table.FLAGS] = layout.ABSENT_WORD
+            new[:, table.CHANGED_QUOTE] = self._epoch
+            plan.append((rows, new))
         if batch.confirmed is not None:
             self._check_rows(batch.confirmed)
             new = self._quotes[batch.confirmed].copy()
-            new[:, table.STAMPS] = stamps
-            new[new[:, table.FLAGS] == 0] = 0  # there is no quote to confirm
+            there = new[:, table.FLAGS] == layout.PRESENT_WORD
             if self._revived:
-                new[np.isin(table.numbers(batch.confirmed), list(self._revived))] = 0
+                revived = np.isin(table.numbers(batch.confirmed), list(self._revived))
+                there &= ~revived
+                new[revived] = 0
+                new[revived, table.FLAGS] = layout.ABSENT_WORD
+                new[revived, table.CHANGED_QUOTE] = self._epoch
+            if there.all():
+                new[:, table.STAMPS] = stamps
+            else:  # where there is no quote, there is nothing to confirm
+                new[there, table.STAMPS] = stamps
             plan.append((batch.confirmed, new))
         plan += [(quotes.rows, self._new_quotes(quotes, stamps)) for quotes in batch.quotes]
         if batch.removed:

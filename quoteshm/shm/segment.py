@@ -257,6 +257,7 @@ def check_flags(states: Words) -> None:
     """
     flags = states[:, 0]
     good = (flags == layout.PRESENT_WORD) | (flags == layout.REMOVED_WORD)
+    good |= flags == layout.ABSENT_WORD
     if not good.all():
         good |= (states == 0).all(axis=1)  # nothing was ever published there
         _all("quote flags", flags, good, "present or removed, and the complement")

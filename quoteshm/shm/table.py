@@ -25,8 +25,10 @@ VALUES: Final = slice(
 )
 UPDATED_MS: Final = layout.word(layout.QUOTE_ROW, "updated_ms")
 UPDATED_BOOT_MS: Final = layout.word(layout.QUOTE_ROW, "updated_boot_ms")
-_CHANGED: Final = layout.word(layout.QUOTE_ROW, "changed_epoch")
-STATE: Final = slice(FLAGS, _CHANGED + 1, _CHANGED)  # the flags, and the epoch they are of
+CHANGED_QUOTE: Final = layout.word(layout.QUOTE_ROW, "changed_epoch")
+STATE: Final = slice(
+    FLAGS, CHANGED_QUOTE + 1, CHANGED_QUOTE
+)  # the flags, and the epoch they are of
 STAMPS: Final = slice(
     layout.word(layout.QUOTE_ROW, "updated_ms"),
     layout.word(layout.QUOTE_ROW, "changed_epoch") + 1,

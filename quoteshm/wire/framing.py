@@ -34,6 +34,12 @@ class LineFramer:
     max_line_bytes : int
         The longest line, without its ending.
 
+    Attributes
+    ----------
+    chunk, at : bytes, int
+        What was fed last, and where in it the next line starts. Who knows a faster way for some
+        lines may take them from there while `is_between_lines`, and move `at` behind them.
+
     Examples
     --------
     >>> framer = LineFramer(max_line_bytes=5)
@@ -48,8 +54,8 @@ class LineFramer:
 
     def __init__(self, max_line_bytes: int) -> None:
         self.max_line_bytes = max_line_bytes
-        self._chunk = b""
-        self._at = 0  # where in the chunk the next line starts
+        self.chunk = b""
+        self.at = 0
         self._partial = bytearray()  # the line before it, still without its end
         self._dropping = False  # the line before it was too long, and said to be
 
@@ -57,19 +63,29 @@ class LineFramer:
         return self
 
     @property
+    def has_more(self) -> bool:
+        """Whether there is anything that was fed and not looked at."""
+        return self.at < len(self.chunk)
+
+    @property
+    def is_between_lines(self) -> bool:
+        """Whether the next line begins at `at`."""
+        return not self._partial and not self._dropping
+
+    @property
     def pending_nbytes(self) -> int:
         """How many bytes are held."""
-        return len(self._partial) + len(self._chunk) - self._at
+        return len(self._partial) + len(self.chunk) - self.at
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes; lines that nobody asked for yet stay before them."""
-        self._chunk = self._chunk[self._at :] + data if self._at < len(self._chunk) else data
-        self._at = 0
+        self.chunk = self.chunk[self.at :] + data if self.at < len(self.chunk) else data
+        self.at = 0
 
     def __next__(self) -> bytes | Overlong:
         """Give the next line without its ending, or one `Overlong` in the place of it."""
-        while self._at < len(self._chunk):
-            end = self._chunk.find(b"\n", self._at)
+        while self.at < len(self.chunk):
+            end = self.chunk.find(b"\n", self.at)
             line = self._keep_rest() if end < 0 else self._take(end)
             if line and not (isinstance(line, bytes) and line.isspace()):
                 return line
@@ -87,14 +103,14 @@ class LineFramer:
         """Skip a run of them at once: a chunk may be full of them, and no reply slows who sends."""
         if not self._partial and not self._dropping:
             # In a run of so many bytes no line is too long.
-            run = _BLANK_LINES.match(self._chunk, self._at, self._at + self.max_line_bytes)
+            run = _BLANK_LINES.match(self.chunk, self.at, self.at + self.max_line_bytes)
             if run is not None:
-                self._at = run.end()
+                self.at = run.end()
 
     def _take(self, end: int) -> bytes | Overlong | None:
         """Take the line that ends at ``end``, with what came of it before this chunk."""
-        line = self._chunk[self._at : end]
-        self._at = end + 1
+        line = self.chunk[self.at : end]
+        self.at = end + 1
         if self._dropping:
             self._dropping = False
             return None
@@ -106,9 +122,9 @@ class LineFramer:
 
     def _keep_rest(self) -> Overlong | None:
         """Move the rest of the chunk to the partial line, unless that gets too long by it."""
-        rest = memoryview(self._chunk)[self._at :]
-        ends_with_return = self._chunk.endswith(b"\r")
-        self._chunk, self._at = b"", 0
+        rest = memoryview(self.chunk)[self.at :]
+        ends_with_return = self.chunk.endswith(b"\r")
+        self.chunk, self.at = b"", 0
         if self._dropping:
             return None
         # One byte more is let in, as long as it may turn out to be the \r of the ending.

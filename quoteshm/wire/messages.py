@@ -7,7 +7,7 @@ for JSON, `readable_id` finds whom to answer, `read` checks the fields against t
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Annotated, Final, Never
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Never
 
 import msgspec
 
@@ -77,6 +77,26 @@ class GetInfo(Request, frozen=True):
 
 class Ping(Request, frozen=True):
     """Whether the server answers."""
+
+
+class Auth(Request, frozen=True):
+    """The token, where the server wants one."""
+
+    token: str
+
+
+class Subscribe(Request, frozen=True):
+    """All changes of many tickers, or of all, from now on or since an epoch of an instance."""
+
+    tickers: Annotated[list[str], msgspec.Meta(min_length=1)] | Literal["*"]
+    since_epoch: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    instance: str | None = None
+
+
+class Unsubscribe(Request, frozen=True):
+    """No more of one subscription, or of all of this connection."""
+
+    subscription: Id | None = None
 
 
 def parse(line: bytes) -> dict[str, object]:
@@ -157,14 +177,18 @@ def _required(record: type[Request]) -> tuple[str, ...]:
 
 # -- replies ---------------------------------------------------------------------------------
 
+#: What stands before the id of a response.
+RESPONSE_HEAD: Final = b'{"v":1,"id":'
+
 
 def response(request_id: Id, op: str, data: bytes) -> bytes:
     """Put a reply together, newline included, around ``data`` that is JSON already."""
-    return b'{"v":1,"id":%b,"type":"response","op":"%b","data":%b}\n' % (
-        _encode(request_id),
-        op.encode(),
-        data,
-    )
+    return RESPONSE_HEAD + _encode(request_id) + response_tail(op, data)
+
+
+def response_tail(op: str, data: bytes) -> bytes:
+    """Give what stands behind the id of a response."""
+    return b',"type":"response","op":"%b","data":%b}\n' % (op.encode(), data)
 
 
 def error(request_id: Id | None, code: ErrorCode, message: str) -> bytes:

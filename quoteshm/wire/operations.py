@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -21,16 +22,21 @@ from quoteshm.errors import (
 from quoteshm.model import FIELDS
 from quoteshm.shm.layout import LAYOUT_VERSION
 from quoteshm.wire import messages
+from quoteshm.wire.auth import TOKEN_WANTED
+from quoteshm.wire.bounds import Bounds
+from quoteshm.wire.push import MAX_NAMED, MAX_SUBSCRIPTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from quoteshm.market.quotes import QuoteCache
     from quoteshm.shm.writer import SegmentWriter
+    from quoteshm.wire.messages import Id
 
 _encode: Final = msgspec.json.Encoder().encode
 _VERSION: Final = importlib.metadata.version("quoteshm")
 
+_BOUNDS: Final = Bounds()
 INTERNAL_MESSAGE: Final = "internal error: see the server's log"
 
 
@@ -48,8 +54,8 @@ class Context:
         The market.
     cache : QuoteCache
         Its quotes.
-    max_line_bytes : int
-        The longest request line, without its newline.
+    bounds : Bounds
+        What one client may take.
     describe : callable
         Gives what the daemon adds to ``get_info``: source status per ticker, settings.
     started_boot_ms : int
@@ -59,12 +65,30 @@ class Context:
 
     writer: SegmentWriter
     cache: QuoteCache
-    max_line_bytes: int = 65_536
+    bounds: Bounds = _BOUNDS
     describe: Callable[[], dict[str, object]] = _describe_nothing
     started_boot_ms: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "started_boot_ms", self.cache.clock.boot_ms())
+
+
+class Client(Protocol):
+    """What is asked of the connection that a request comes over."""
+
+    def lets_pass(self, op: str) -> bool:
+        """Whether the client may ask for this."""
+
+    def authorize(self, token: str) -> None:
+        """Let a client in that knows the token; a RequestError for one that does not."""
+
+    def subscribe(
+        self, request_id: Id, tickers: Sequence[str] | None, since: tuple[int, str] | None
+    ) -> bytes:
+        """Have the client told of changes; give the reply's data."""
+
+    def unsubscribe(self, request_id: Id | None) -> bytes:
+        """Have it told no longer; give the reply's data."""
 
 
 class Answer(NamedTuple):
@@ -74,15 +98,31 @@ class Answer(NamedTuple):
     error: RequestError | None = None
 
 
-def answer(context: Context, line: bytes) -> Answer:
-    """Answer one line; never raises."""
+def answer(context: Context, line: bytes, client: Client | None = None) -> Answer:
+    """Answer one line; never raises.
+
+    Parameters
+    ----------
+    context : Context
+        What it is answered from.
+    line : bytes
+        The request, without its newline.
+    client : Client, optional
+        The connection. Without one everything may be asked that needs none.
+
+    """
     request_id = None
     try:
         document = messages.parse(line)
         request_id = messages.readable_id(document)
         request = messages.read(document, RECORDS)
-        data = OPERATIONS[request.type].run(context, request)
-        return Answer(messages.response(request.id, request.type, data))
+        if client is not None and not client.lets_pass(request.type):
+            return refuse(RequestError(ErrorCode.UNAUTHORIZED, TOKEN_WANTED), request_id)
+        data = OPERATIONS[request.type].run(context, request, client)
+        reply = messages.response(request.id, request.type, data)
+        if len(reply) > context.bounds.max_pending_bytes:
+            return _too_much(context, request, client, len(reply))
+        return Answer(reply)
     except RequestError as error:
         return refuse(error, request_id)
     except (UnknownTickerError, UnknownIntervalError) as error:
@@ -100,8 +140,18 @@ def refuse(error: RequestError, request_id: messages.Id | None = None) -> Answer
 
 def overlong(context: Context) -> Answer:
     """Answer a line that was too long to be kept."""
-    message = f"line longer than {context.max_line_bytes} bytes"
+    message = f"line longer than {context.bounds.max_line_bytes} bytes"
     return refuse(RequestError(ErrorCode.BAD_REQUEST, message))
+
+
+def _too_much(
+    context: Context, request: messages.Request, client: Client | None, nbytes: int
+) -> Answer:
+    """Answer a request whose reply would be longer than any may be."""
+    if client is not None and isinstance(request, messages.Subscribe):
+        client.unsubscribe(request.id)
+    message = f"reply of {nbytes} bytes, at most {context.bounds.max_pending_bytes}: ask for less"
+    return refuse(RequestError(ErrorCode.OVERLOADED, message), request.id)
 
 
 # -- the operations: each gives the reply's ``data`` as JSON ---------------------------------
@@ -194,8 +244,10 @@ def get_info(context: Context, _request: messages.GetInfo) -> bytes:
             "freshness_ms": spec.freshness_ms,
             **cache.state._asdict(),
             "limits": {
-                "max_line_bytes": context.max_line_bytes,
+                **dataclasses.asdict(context.bounds),
                 "max_id_bytes": messages.MAX_ID_NBYTES,
+                "max_subscriptions": MAX_SUBSCRIPTIONS,
+                "max_named_tickers": MAX_NAMED,
             },
             "counts": {"tickers": len(cache.tickers()), "capacity": spec.max_tickers},
             "intervals": {kind.interval: kind.capacity for kind in spec.kinds},
@@ -210,11 +262,36 @@ def ping(_context: Context, _request: messages.Ping) -> bytes:
     return b"{}"
 
 
+# -- those that are about the connection -----------------------------------------------------
+
+
+def auth(request: messages.Auth, client: Client) -> bytes:
+    """Let the client in, if it knows the token."""
+    client.authorize(request.token)
+    return b"{}"
+
+
+def subscribe(request: messages.Subscribe, client: Client) -> bytes:
+    """Tell the client of all changes from now on, or from where it was."""
+    epoch, instance = request.since_epoch, request.instance
+    if (epoch is None) != (instance is None):
+        message = "Expected since_epoch and instance together, got one without the other"
+        raise RequestError(ErrorCode.BAD_REQUEST, message)
+    since = None if epoch is None or instance is None else (epoch, instance)
+    tickers = None if isinstance(request.tickers, str) else request.tickers
+    return client.subscribe(request.id, tickers, since)
+
+
+def unsubscribe(request: messages.Unsubscribe, client: Client) -> bytes:
+    """Tell the client no more."""
+    return client.unsubscribe(request.subscription)
+
+
 class Operation(NamedTuple):
     """An op: what it reads, and what answers it."""
 
     record: type[messages.Request]
-    run: Callable[[Context, messages.Request], bytes]
+    run: Callable[[Context, messages.Request, Client | None], bytes]
 
 
 _R = TypeVar("_R", bound=messages.Request)
@@ -222,7 +299,17 @@ _R = TypeVar("_R", bound=messages.Request)
 
 def _operation(record: type[_R], run: Callable[[Context, _R], bytes]) -> Operation:
     # `answer` hands `run` nothing but its own record.
-    return Operation(record, run)  # type: ignore[arg-type]
+    return Operation(record, lambda context, request, _client: run(context, request))  # type: ignore[arg-type]
+
+
+def _of_connection(record: type[_R], run: Callable[[_R, Client], bytes]) -> Operation:
+    def run_connected(_context: Context, request: messages.Request, client: Client | None) -> bytes:
+        if client is None:
+            message = f"{request.type} needs a connection"
+            raise RequestError(ErrorCode.BAD_REQUEST, message)
+        return run(request, client)  # type: ignore[arg-type]  # as above
+
+    return Operation(record, run_connected)
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
@@ -234,5 +321,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "get_history": _operation(messages.GetHistory, get_history),
     "get_info": _operation(messages.GetInfo, get_info),
     "ping": _operation(messages.Ping, ping),
+    "auth": _of_connection(messages.Auth, auth),
+    "subscribe": _of_connection(messages.Subscribe, subscribe),
+    "unsubscribe": _of_connection(messages.Unsubscribe, unsubscribe),
 }
 RECORDS: Final = {op: operation.record for op, operation in OPERATIONS.items()}

@@ -50,7 +50,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 #: So many tickers that all their quotes are a reply of 90 kB.
-DAEMON: Final = ("--synthetic", "--synthetic-count", "400", "--refresh", "0.05")
+DAEMON: Final = (
+    "--synthetic",
+    "--synthetic-count",
+    "400",
+    "--refresh",
+    "0.05",
+    "--max-connections",
+    "20000",
+    "--max-connections-per-peer",
+    "20000",
+)
 #: What all that is done may add to the memory of a daemon, however often.
 SPARE_MIB: Final = 16.0
 #: What a client that does not read may add: a chunk of requests, and a write of replies.

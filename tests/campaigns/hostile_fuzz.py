@@ -19,6 +19,7 @@ import hypothesis
 from hypothesis import strategies as st
 
 from quoteshm.wire import messages, operations
+from quoteshm.wire.bounds import Bounds
 from quoteshm.wire.framing import LineFramer, Overlong
 from quoteshm.wire.operations import OPERATIONS
 from tests.campaigns.report import ViolationError, check
@@ -93,16 +94,18 @@ def lines_of(stream: bytes, max_line_bytes: int) -> list[bytes | None]:
 
 def check_stream(context: Context, stream: bytes, size: int) -> int:
     """See that a stream in chunks of a size gets its replies, and no more; give their count."""
-    framer = LineFramer(context.max_line_bytes)
+    framer = LineFramer(context.bounds.max_line_bytes)
     found: list[bytes | Overlong] = []
     for at in range(0, len(stream), size):
         framer.feed(stream[at : at + size])
         found += framer
-        check(framer.pending_nbytes <= context.max_line_bytes + 1, "the framer keeps too much")
+        check(
+            framer.pending_nbytes <= context.bounds.max_line_bytes + 1, "the framer keeps too much"
+        )
     last = framer.finish()
     found += [] if last is None else [last]
     plain = [None if isinstance(line, Overlong) else line for line in found]
-    check(plain == lines_of(stream, context.max_line_bytes), "other lines than were sent")
+    check(plain == lines_of(stream, context.bounds.max_line_bytes), "other lines than were sent")
     for line in found:
         reply = (
             operations.overlong(context)
@@ -138,7 +141,7 @@ def _no_number(text: str) -> None:
 def context() -> Context:
     """Make a market to ask."""
     market = Market()
-    return operations.Context(market.writer, market.cache, MAX_LINE_NBYTES)
+    return operations.Context(market.writer, market.cache, Bounds(max_line_bytes=MAX_LINE_NBYTES))
 
 
 # -- hypothesis ------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ def daemon(
     name: str | None = None,
     command: tuple[str, ...] = (*TWISTD, "-n", "--pidfile=", "quoteshm"),
     env: Mapping[str, str] | None = None,
+    pass_fds: tuple[int, ...] = (),
 ) -> Iterator[Running]:
     """Run a daemon on synthetic data (unless told otherwise) until the block ends."""
     name = name or unique_name()
@@ -116,6 +117,7 @@ def daemon(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
         )
     try:
         yield Running(process, log_path, name, folder)

@@ -227,21 +227,6 @@ class TestDaemon(Case):
         assert told["why"] == f"{self.segment}: Permission denied"
         assert one.opened.writer is None
 
-    def test_an_endpoint_that_fails_late_is_told(self) -> None:
-        """A plugin's may take its time; the daemon serves at the others meanwhile."""
-        late: defer.Deferred[None] = defer.Deferred()
-
-        class Endpoint:
-            def listen(self, _factory: object) -> defer.Deferred[None]:
-                return late
-
-        self.patch(daemon, "serverFromString", lambda *_: Endpoint())
-        one = self.make(shm=False)
-        one.startService()
-        late.errback(CannotListenError("there", 7, "too late"))
-        assert len(self.flushLoggedErrors(CannotListenError)) == 1
-        self.successResultOf(one.stopService())
-
     def test_the_room_and_the_freshness_reach_the_segment(self) -> None:
         """As settings say."""
         spec = self.make(freshness_s=2.5, shm_mode=0o600).opened.spec

@@ -55,9 +55,17 @@ SAMPLES = {
     "max-tickers": ("100", "200", "300", "max_tickers"),
     "state-dir": ("/a", "/b", "/c", "state_dir"),
     "max-line-bytes": ("1000", "2000", "3000", "max_line_bytes"),
+    "max-connections": ("1", "2", "3", "max_connections"),
+    "max-connections-per-peer": ("1", "2", "3", "max_connections_per_peer"),
+    "idle-timeout": ("0", "1", "2.5", "idle_timeout_s"),
+    "write-timeout": ("1", "2", "2.5", "write_timeout_s"),
+    "max-pending-bytes": ("65536", "70000", "80000", "max_pending_bytes"),
+    "max-requests-per-turn": ("1", "2", "3", "max_requests_per_turn"),
+    "heartbeat": ("1", "2", "2.5", "heartbeat_s"),
+    "auth-token-file": ("/a", "/b", "/c", "auth_token_file"),
     "log-level": ("debug", "warn", "error", "log_level"),
 }
-ELSEWHERE = {"files", "synthetic-count", "config"}
+ELSEWHERE = {"files", "synthetic-count", "config", "tls-client-ca"}
 
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o.check], ids=lambda o: o.name)
@@ -175,6 +183,18 @@ def test_an_endpoint_takes_the_ports_place_unless_the_port_is_asked_for() -> Non
     assert settings(env={"QUOTESHM_ENDPOINT": "tcp:1 tcp:2"}).endpoints == ("tcp:1", "tcp:2")
 
 
+def test_certificates_are_asked_for_where_there_is_tls() -> None:
+    """A stronger choice of endpoints without it overrules a weaker one of authorities."""
+    files = {"q": "endpoint = 'ssl:1'\ntls-client-ca = 'ca.pem'"}
+    flags = ("--endpoint", "ssl:1", "--tls-client-ca", "ca.pem")
+
+    assert settings(*flags).tls_client_ca == Path("ca.pem")
+    assert settings("--config", "q", files=files).tls_client_ca == Path("ca.pem")
+    assert settings("--config", "q", "--endpoint", "tcp:1", files=files).endpoints == ("tcp:1",)
+    with pytest.raises(SettingsError, match="--tls-client-ca"):
+        settings("--config", "q", "--endpoint", "tcp:1", "--tls-client-ca", "x", files=files)
+
+
 def test_an_address_with_colons_is_quoted() -> None:
     """An IPv6 address would be taken for arguments of the endpoint."""
     assert settings("--interface", "::1").endpoints == (r"tcp:9000:interface=\:\:1:backlog=1024",)
@@ -239,7 +259,17 @@ def test_the_room_grows_with_the_tickers_at_the_start() -> None:
         (["--max-line-bytes", "10"], "--max-line-bytes"),
         (["--log-level", "loud"], "--log-level"),
         (["--config", "missing.toml"], "--config"),
-        (["--idle-timeout", "5"], "--idle-timeout"),
+        (["--max-connections", "0"], "--max-connections"),
+        (["--max-connections-per-peer", "many"], "--max-connections-per-peer"),
+        (["--idle-timeout", "-1"], "--idle-timeout"),
+        (["--idle-timeout", "inf"], "--idle-timeout"),
+        (["--write-timeout", "0"], "--write-timeout"),
+        (["--max-pending-bytes", "100"], "--max-pending-bytes"),
+        (["--max-requests-per-turn", "0"], "--max-requests-per-turn"),
+        (["--heartbeat", "0"], "--heartbeat"),
+        (["--auth-token-file", ""], "--auth-token-file"),
+        (["--tls-client-ca", "ca.pem"], "--tls-client-ca"),
+        (["--tls-client-ca", "ca.pem", "--endpoint", "tcp:1"], "--tls-client-ca"),
         (["--synthetic=yes"], "--synthetic"),
         (["--port"], "--port"),
         (["surplus"], "surplus"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from quoteshm.errors import ErrorCode
 from quoteshm.model import DAY_MS
 from quoteshm.shm.layout import LAYOUT_VERSION
 from quoteshm.wire import operations
+from quoteshm.wire.bounds import Bounds
 from quoteshm.wire.operations import Context
 from tests.published import FIRST_MS, FRESHNESS_MS, KINDS, NEW_YORK, NOW_MS, Market
 from tests.wire.hostile import HOSTILE
@@ -219,7 +221,12 @@ def test_get_info_tells_versions_limits_and_counts(market: Market) -> None:
     """And what the daemon adds."""
     failures = market.cache.failures
     failures["NEWCO"] = "rate limited"
-    context = Context(market.writer, market.cache, 1024, lambda: {"tickers": {"AAPL": "fine"}})
+    context = Context(
+        market.writer,
+        market.cache,
+        Bounds(max_line_bytes=1024),
+        lambda: {"tickers": {"AAPL": "fine"}},
+    )
     market.clock.now_ms += 2_500
     line = b'{"v":1,"id":7,"type":"get_info"}'
     info = json.loads(operations.answer(context, line).reply)["data"]
@@ -232,7 +239,12 @@ def test_get_info_tells_versions_limits_and_counts(market: Market) -> None:
     assert (info["source"], info["adjustment"]) == ("synthetic", "none")
     assert (info["epoch"], info["last_update_ms"]) == (market.writer.epoch, NOW_MS)
     assert info["freshness_ms"] == FRESHNESS_MS
-    assert info["limits"] == {"max_line_bytes": 1024, "max_id_bytes": 128}
+    assert info["limits"] == {
+        **dataclasses.asdict(Bounds(max_line_bytes=1024)),
+        "max_id_bytes": 128,
+        "max_subscriptions": 64,
+        "max_named_tickers": 10_000,
+    }
     assert info["counts"] == {"tickers": 2, "capacity": 8}
     assert info["intervals"] == dict(KINDS)
     assert info["failures"] == {"NEWCO": "rate limited"}

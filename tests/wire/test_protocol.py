@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, cast
 
+from twisted.internet import task
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.testing import StringTransport
@@ -15,15 +16,17 @@ from twisted.protocols.basic import LineReceiver
 from twisted.trial import unittest
 
 from quoteshm.wire import operations
+from quoteshm.wire.auth import Gate
+from quoteshm.wire.bounds import Bounds
 from quoteshm.wire.operations import Context
+from quoteshm.wire.outbox import BufferedOutbox
+from quoteshm.wire.peers import peer_name
 from quoteshm.wire.protocol import (
     LOGGED_NBYTES,
-    TURN_LINES,
     WRITE_NBYTES,
     QuoteFactory,
     QuoteProtocol,
     loggable,
-    peer_name,
 )
 from tests.published import Market
 from tests.wire.hostile import HOSTILE
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
     from twisted.logger import LogEvent
 
+TURN_LINES = Bounds().max_requests_per_turn
 PING = b'{"v":1,"id":1,"type":"ping"}\n'
 PEER = IPv4Address("TCP", "192.0.2.7", 50_000)
 
@@ -42,15 +46,22 @@ class Turns:
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[], None]] = []
+        self.clock = task.Clock()
+
+    def seconds(self) -> float:
+        """Give the test's time."""
+        return self.clock.seconds()
 
     def callLater(  # noqa: N802  Twisted's, as is the argument's name
         self,
         delay: float,
         callable: Callable[[], None],  # noqa: A002
-    ) -> None:
-        """Keep it for the next turn."""
-        assert delay == 0
+    ) -> Any:
+        """Keep it for the next turn, or for later."""
+        if delay:
+            return self.clock.callLater(delay, callable)
         self.waiting.append(callable)
+        return None
 
     def turn(self) -> None:
         """Call what waits, and nothing that comes to wait meanwhile."""
@@ -167,7 +178,8 @@ class AnsweringTests(Case):
         ]
         replies = self.replies(b"\n".join(lines) + b"\n")
         assert replies == [
-            json.loads(operations.answer(self.context, line).reply) for line in lines
+            json.loads(operations.answer(self.context, line, connect(self.context)[0]).reply)
+            for line in lines
         ]
 
     def test_replies_come_in_the_order_of_the_requests(self) -> None:
@@ -184,7 +196,7 @@ class AnsweringTests(Case):
 
     def test_an_overlong_line_costs_one_error(self) -> None:
         """Good lines before and behind it are answered."""
-        context = Context(self.market.writer, self.market.cache, 64)
+        context = Context(self.market.writer, self.market.cache, Bounds(max_line_bytes=64))
         stream = PING + b"x" * 65 + b"\n" + PING + PING[:-1].ljust(64) + b"\r\n" + b"y" * 99 + b"\n"
         replies = self.replies(stream + PING, context)
         codes = [reply.get("error", {}).get("code") for reply in replies]
@@ -248,8 +260,8 @@ class PausingTests(Case):
 
     def test_it_is_a_streaming_producer(self) -> None:
         """So the transport tells it when to pause."""
-        protocol, transport = connect(self.context)
-        assert transport.producer is protocol
+        _, transport = connect(self.context)
+        assert isinstance(transport.producer, BufferedOutbox)
         assert transport.streaming
 
     def test_it_is_paused_with_its_requests_unanswered(self) -> None:
@@ -291,7 +303,8 @@ class PausingTests(Case):
     def test_nothing_is_answered_after_the_connection_was_lost(self) -> None:
         """The transport stops its producer."""
         protocol, transport = connect(self.context)
-        protocol.stopProducing()
+        assert transport.producer is not None
+        transport.producer.stopProducing()
         protocol.dataReceived(PING)
         assert transport.value() == b""
 
@@ -329,7 +342,7 @@ class TurnTests(Case):
         """It goes on when it has caught up."""
         protocol, transport = connect(self.context, room=100)
         protocol.dataReceived(PING * (TURN_LINES + 5))
-        assert protocol.paused
+        assert not protocol.is_clear
         transport.turns.turn()
         assert self.answered(transport) == TURN_LINES
         assert transport.producerState == "paused"
@@ -342,7 +355,8 @@ class TurnTests(Case):
         """To be answered, and to be read from."""
         protocol, transport = connect(self.context)
         protocol.dataReceived(PING * (TURN_LINES + 5))
-        protocol.resumeProducing()
+        assert transport.producer is not None
+        transport.producer.resumeProducing()
         assert self.answered(transport) == TURN_LINES
         assert transport.producerState == "paused"
         transport.turn_on()
@@ -352,9 +366,109 @@ class TurnTests(Case):
         """What it asked for is forgotten."""
         protocol, transport = connect(self.context)
         protocol.dataReceived(PING * (TURN_LINES + 5))
-        protocol.stopProducing()
+        assert transport.producer is not None
+        transport.producer.stopProducing()
         transport.turn_on()
         assert self.answered(transport) == TURN_LINES
+
+
+class PushTests(Case):
+    """Subscriptions over the wire: `push` has the rules, this is how they come in and out."""
+
+    SUBSCRIBE = b'{"v":1,"id":"s","type":"subscribe","tickers":"*"}\n'
+    END = b'{"v":1,"id":2,"type":"unsubscribe","subscription":"s"}\n'
+
+    def told(self, transport: Transport) -> list[Any]:
+        """Give what was sent since the last time."""
+        lines = transport.value().splitlines()
+        transport.clear()
+        return [json.loads(line) for line in lines]
+
+    def publish(self, protocol: QuoteProtocol, price: float) -> None:
+        """Commit, and tell."""
+        self.market.quote("AAPL", price)
+        protocol.server.hub.published()
+
+    def test_the_reply_comes_first_then_events_then_the_end(self) -> None:
+        """In every chunk size; nothing of the subscription comes after its end."""
+        for chunks in chunkings(self.SUBSCRIBE + PING):
+            protocol, transport = connect(self.context, log_traffic=False)
+            for chunk in chunks:
+                protocol.dataReceived(chunk)
+            assert [reply["op"] for reply in self.told(transport)] == ["subscribe", "ping"]
+            self.publish(protocol, 1.0)
+            (event,) = self.told(transport)
+            assert (event["id"], event["type"], event["op"]) == ("s", "event", "quotes")
+            protocol.dataReceived(self.END)
+            (reply,) = self.told(transport)
+            assert reply["data"] == {"unsubscribed": ["s"]}
+            self.publish(protocol, 2.0)
+            assert self.told(transport) == []
+
+    def test_a_refused_subscription_is_an_error_reply(self) -> None:
+        """Of the kinds that there are, and none of them begins anything."""
+        lines = {
+            b'"tickers":[]': "BAD_REQUEST",
+            b'"tickers":"AAPL"': "BAD_REQUEST",
+            b'"tickers":["AAPL"],"since_epoch":1': "BAD_REQUEST",
+            b'"tickers":["AAPL"],"instance":"x"': "BAD_REQUEST",
+            b'"tickers":["AAPL"],"since_epoch":-1,"instance":"x"': "BAD_REQUEST",
+            b'"tickers":["AAPL"],"since_epoch":1.5,"instance":"x"': "BAD_REQUEST",
+        }
+        for fields, code in lines.items():
+            protocol, transport = connect(self.context, log_traffic=False)
+            protocol.dataReceived(b'{"v":1,"id":1,"type":"subscribe",%b}\n' % fields)
+            (reply,) = self.told(transport)
+            assert reply["error"]["code"] == code, fields
+            assert len(protocol.server.hub) == 0
+        huge = b'"tickers":["AAPL"],"since_epoch":%d,"instance":"x"' % (1 << 63)
+        protocol, transport = connect(self.context, log_traffic=False)
+        protocol.dataReceived(b'{"v":1,"id":1,"type":"subscribe",%b}\n' % huge)
+        assert self.told(transport)[0]["data"]["resumed"] is False
+
+    def test_a_client_with_a_backlog_is_not_read_from_and_told_once_it_has_read(self) -> None:
+        """What it asks meanwhile is answered before it is told."""
+        protocol, transport = connect(self.context, room=400, log_traffic=False)
+        protocol.dataReceived(self.SUBSCRIBE)
+        assert transport.producerState == "paused"
+        self.publish(protocol, 1.0)
+        self.publish(protocol, 2.0)
+        protocol.dataReceived(PING)
+        assert [line["op"] for line in self.told(transport)] == ["subscribe"]
+        transport.drain()
+        found = self.told(transport)
+        assert [line["op"] for line in found] == ["ping", "quotes"]
+        assert found[1]["skipped"] == 1
+        transport.drain()
+        assert transport.producerState == "producing"
+
+    def test_nothing_is_told_to_who_is_gone(self) -> None:
+        """Its subscriptions end with the connection."""
+        protocol, transport = connect(self.context)
+        protocol.dataReceived(self.SUBSCRIBE)
+        protocol.connectionLost()
+        assert len(protocol.server.hub) == 0
+        self.told(transport)
+        self.publish(protocol, 1.0)
+        assert self.told(transport) == []
+        assert not protocol.server.clients
+
+
+class TokenTests(Case):
+    """A server that wants a token."""
+
+    def test_one_guess_is_all_that_a_connection_has(self) -> None:
+        """Guesses behind a wrong one are not looked at, in the same chunk or in later ones."""
+        transport = Transport()
+        factory = QuoteFactory(self.context, transport.turns, Gate(b"right"), log_traffic=False)
+        protocol = factory.buildProtocol(PEER)
+        protocol.makeConnection(transport)
+        auth = b'{"v":1,"id":1,"type":"auth","token":"%b"}\n'
+        protocol.dataReceived(auth % b"wrong" + auth % b"right" + PING + b'{"v":1')
+        protocol.dataReceived(auth % b"right")
+        (reply,) = transport.value().splitlines()
+        assert json.loads(reply)["error"]["code"] == "UNAUTHORIZED"
+        assert transport.disconnecting
 
 
 class EndingTests(Case):

@@ -7,6 +7,7 @@ import socket
 
 from twisted.internet.task import deferLater
 
+from quoteshm.wire.outbox import SocketOutbox
 from tests.serving import ServedCase
 
 QUOTES = b'{"v":1,"id":%d,"type":"get_quotes"}\n'
@@ -57,13 +58,11 @@ class SocketTests(ServedCase):
         connection = self.connect()
         self.addCleanup(connection.close)
         await self.in_thread(fill, connection)
-        while not any(protocol.paused for protocol in self.factory.open):
+        while all(protocol.is_clear for protocol in self.factory.open):
             await deferLater(self.reactor, 0.001)  # another turn of the reactor
         (protocol,) = self.factory.open
-        transport = protocol.transport
-        assert transport is not None
-        queued = len(transport.dataBuffer) + transport._tempDataLen
-        assert queued < 1_000_000
+        assert isinstance(protocol._outbox, SocketOutbox)
+        assert sum(map(len, protocol._outbox._queue)) < 1_000_000
         assert protocol._framer.pending_nbytes < 200_000
 
         def read(lines: int) -> list[int]:
