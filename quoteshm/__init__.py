@@ -1,7 +1,9 @@
 """One daemon talks to the market; every process on the machine reads it at memory speed.
 
-What a client program needs is here: `StockDataReader` reads shared memory, `QuoteClient` asks over
-TCP. Each is loaded when it is first used, and neither loads Twisted or yfinance.
+What a client program needs is here: `StockDataReader` reads shared memory, `QuoteClient` and
+`AsyncQuoteClient` ask over the wire. Each is loaded when it is first used, and none loads Twisted
+or yfinance. For programs on Twisted there is `quoteshm.client.tx.TxQuoteClient`; what a
+subscription tells is in `quoteshm.client.events`.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from quoteshm.errors import (
 from quoteshm.model import Quote, SnapshotState
 
 if TYPE_CHECKING:
+    from quoteshm.client.aio import AsyncQuoteClient
     from quoteshm.client.blocking import QuoteClient
     from quoteshm.shm.reader import StockDataReader
 
 __all__ = [
+    "AsyncQuoteClient",
     "ConnectionFailedError",
     "Quote",
     "QuoteClient",
@@ -39,6 +43,7 @@ __all__ = [
 ]
 
 _LOADED_WHEN_USED = {
+    "AsyncQuoteClient": "quoteshm.client.aio",
     "QuoteClient": "quoteshm.client.blocking",
     "StockDataReader": "quoteshm.shm.reader",
 }

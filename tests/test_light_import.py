@@ -12,7 +12,11 @@ HEAVY = ("twisted", "yfinance", "curl_cffi", "rich", "click")
 
 @pytest.mark.parametrize(
     "statement",
-    ["import quoteshm", "from quoteshm import StockDataReader, QuoteClient"],
+    [
+        "import quoteshm",
+        "from quoteshm import StockDataReader, QuoteClient",
+        "from quoteshm import AsyncQuoteClient; from quoteshm.client import events",
+    ],
 )
 def test_the_public_face_loads_no_server(statement: str) -> None:
     """Importing the package, and what client programs use of it, loads nothing of the daemon's."""
@@ -25,3 +29,14 @@ def test_the_public_face_loads_no_server(statement: str) -> None:
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert loaded.isdisjoint(HEAVY)
     assert "quoteshm" in loaded
+
+
+def test_a_client_that_waits_pays_for_no_event_loop() -> None:
+    """Nor for TLS that it does not speak."""
+    program = "import sys\nimport quoteshm.client.blocking\nprint(*sys.modules, sep='\\n')"
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert {"asyncio", "ssl", "pandas"}.isdisjoint(done.stdout.split())

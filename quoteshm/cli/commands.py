@@ -7,26 +7,33 @@ command but ``serve`` loads Twisted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 import click
 
-from quoteshm.cli import output
+from quoteshm.cli import INTERRUPTED, output
 from quoteshm.cli.output import Column, Format
-from quoteshm.errors import RequestError, UnknownTickerError
+from quoteshm.errors import ErrorCode, RequestError, SegmentError, UnknownTickerError
 
 if TYPE_CHECKING:
+    import ssl
+
     import pandas as pd
 
+    from quoteshm.cli.top import Market
     from quoteshm.client.blocking import QuoteClient
+    from quoteshm.shm.reader import StockDataReader
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MOMENTS_FROM: Final = 100_000_000_000  # a greater number under a key in _ms is a moment
 _STAMP_DIGITS: Final = 9  # more than those of a date such as 20260131
 _OK: Final = "ok"
+TIMEOUT_S: Final = 5.0
 
 
 def complain(text: object) -> None:
@@ -46,7 +53,61 @@ def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-server_options = _together(
+class Server(NamedTuple):
+    """The server that the command line names."""
+
+    host: str
+    port: int
+    path: str | None
+    tls: bool
+    tls_ca: str | None
+    token_file: str | None
+
+    def connect(self, timeout_s: float = TIMEOUT_S) -> QuoteClient:
+        """Make a client of it."""
+        from quoteshm.client.blocking import QuoteClient  # noqa: PLC0415 (start-up time)
+
+        return QuoteClient(
+            self.host,
+            self.port,
+            path=self.path,
+            tls=self._tls(),
+            token=self._token(),
+            timeout_s=timeout_s,
+        )
+
+    def attach(self, shm_name: str | None, shm_dir: str | None) -> StockDataReader:
+        """Make a reader of its segment, or of the one that is named."""
+        from quoteshm.shm.reader import StockDataReader  # noqa: PLC0415 (start-up time)
+
+        if shm_name is None and (self.path or self.tls or self.tls_ca or self.token_file):
+            # Ways in that the reader does not know.
+            with self.connect() as client:
+                found = client.get_shm_name()
+            shm_name, shm_dir = found.shm_name, shm_dir or found.shm_dir
+        return StockDataReader(self.host, self.port, shm_name=shm_name, shm_dir=shm_dir)
+
+    def _tls(self) -> bool | ssl.SSLContext:
+        if self.tls_ca is None:
+            return self.tls
+        import ssl  # noqa: PLC0415 (start-up time)
+
+        try:
+            return ssl.create_default_context(cafile=self.tls_ca)
+        except OSError as error:
+            raise click.BadParameter(f"{self.tls_ca}: {error.strerror or error}") from error
+
+    def _token(self) -> str | None:
+        if self.token_file is None:
+            return None
+        try:
+            return Path(self.token_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise click.BadParameter(f"{self.token_file}: {why}") from error
+
+
+_server_flags = _together(
     click.option(
         "--host",
         default="127.0.0.1",
@@ -64,13 +125,56 @@ server_options = _together(
         show_default=True,
         help="Its TCP port.",
     ),
+    click.option(
+        "--socket",
+        "path",
+        envvar="QUOTESHM_SOCKET",
+        show_envvar=True,
+        metavar="PATH",
+        help="Its Unix socket, instead of the two.",
+    ),
+    click.option("--tls", is_flag=True, help="Speak TLS."),
+    click.option(
+        "--tls-ca",
+        metavar="FILE",
+        help="Speak TLS with a server that these authorities know, in place of the system's.",
+    ),
+    click.option(
+        "--token-file",
+        envvar="QUOTESHM_TOKEN_FILE",
+        show_envvar=True,
+        metavar="FILE",
+        help="Holds the token that the server wants to hear.",
+    ),
 )
+
+
+def server_options(command: F) -> F:
+    """Give a command the options that name a server, as one argument."""
+
+    @_server_flags
+    @functools.wraps(command)
+    def with_server(  # noqa: PLR0913 (a command line's options)
+        *args: object,
+        host: str,
+        port: int,
+        path: str | None,
+        tls: bool,
+        tls_ca: str | None,
+        token_file: str | None,
+        **options: object,
+    ) -> object:
+        server = Server(host, port, path, tls, tls_ca, token_file)
+        return command(*args, server=server, **options)
+
+    return cast("F", with_server)
+
 
 timeout_option = click.option(
     "--timeout",
     "timeout_s",
     type=click.FloatRange(min=0, min_open=True),
-    default=5.0,
+    default=TIMEOUT_S,
     show_default=True,
     metavar="SECONDS",
     help="Longest wait for an answer.",
@@ -93,12 +197,6 @@ segment_options = _together(
 )
 
 asking = _together(format_options, server_options, timeout_option)
-
-
-def _connect(host: str, port: int, timeout_s: float) -> QuoteClient:
-    from quoteshm.client.blocking import QuoteClient  # noqa: PLC0415 (start-up time)
-
-    return QuoteClient(host, port, timeout_s=timeout_s)
 
 
 # -- commands --------------------------------------------------------------------------------
@@ -139,13 +237,13 @@ def cli(context: click.Context) -> None:
 
 @cli.command("list")
 @asking
-def list_(forced: str | None, host: str, port: int, timeout_s: float) -> None:
+def list_(forced: str | None, server: Server, timeout_s: float) -> None:
     """List the tickers that have a quote.
 
     As NDJSON each line is a string, so that this prints all quotes: quoteshm list | xargs quoteshm
     get
     """
-    with _connect(host, port, timeout_s) as client:
+    with server.connect(timeout_s) as client:
         tickers = client.list_tickers()
     match Format.choose(forced):
         case Format.JSON:
@@ -173,13 +271,12 @@ def _check_tickers(tickers: tuple[str, ...], *, everything: bool) -> None:
 @click.argument("tickers", metavar="TICKER...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every ticker.")
 @asking
-def get(  # noqa: PLR0913 (a command line's options)
+def get(
     tickers: tuple[str, ...],
     *,
     everything: bool,
     forced: str | None,
-    host: str,
-    port: int,
+    server: Server,
     timeout_s: float,
 ) -> int:
     """Print the latest quotes, all of one epoch.
@@ -189,7 +286,7 @@ def get(  # noqa: PLR0913 (a command line's options)
     """
     _check_tickers(tickers, everything=everything)
     wanted = list(dict.fromkeys(tickers))
-    with _connect(host, port, timeout_s) as client:
+    with server.connect(timeout_s) as client:
         answer = client.get_quotes(None if everything else wanted)
         quotes = dict(answer.quotes)
         problems = []
@@ -240,15 +337,14 @@ def history(  # noqa: PLR0913 (a command line's options)
     since: int | pd.Timestamp | None,
     *,
     forced: str | None,
-    host: str,
-    port: int,
+    server: Server,
     timeout_s: float,
 ) -> None:
     """Print the bars of a ticker, oldest first.
 
     Times are those of its exchange. The last bar is the forming one, if there is one.
     """
-    with _connect(host, port, timeout_s) as client:
+    with server.connect(timeout_s) as client:
         frame = client.get_history(ticker, interval, last=last, since=since)
     shape = Format.choose(forced)
     if shape is Format.TABLE:
@@ -291,9 +387,9 @@ def _bar_columns(frame: pd.DataFrame) -> list[Column]:
 
 @cli.command
 @asking
-def epoch(forced: str | None, host: str, port: int, timeout_s: float) -> None:
+def epoch(forced: str | None, server: Server, timeout_s: float) -> None:
     """Print the market's epoch and last update."""
-    with _connect(host, port, timeout_s) as client:
+    with server.connect(timeout_s) as client:
         state = client.get_snapshot_epoch()
     match Format.choose(forced):
         case Format.JSON:
@@ -314,26 +410,30 @@ def epoch(forced: str | None, host: str, port: int, timeout_s: float) -> None:
 
 @cli.command
 @asking
-def ping(forced: str | None, host: str, port: int, timeout_s: float) -> None:
+def ping(forced: str | None, server: Server, timeout_s: float) -> None:
     """Print how long the server takes to answer."""
-    with _connect(host, port, timeout_s) as client:
+    with server.connect(timeout_s) as client:
         client.ping()  # connects
         took_ms = client.ping() * 1000
-    record: dict[str, object] = {"host": host, "port": port, "round_trip_ms": round(took_ms, 3)}
+        address = client.address
+    where: dict[str, object] = {"host": server.host, "port": server.port}
+    if server.path is not None:
+        where = {"socket": server.path}
+    record = {**where, "round_trip_ms": round(took_ms, 3)}
     match Format.choose(forced):
         case Format.JSON:
             output.print_json([record])
         case Format.CSV:
             output.print_csv(list(record), [record.values()])
         case Format.TABLE:
-            click.echo(f"{output.printable(host)}:{port} answered in {took_ms:.2f} ms")
+            click.echo(f"{output.printable(address)} answered in {took_ms:.2f} ms")
 
 
 @cli.command
 @asking
-def info(forced: str | None, host: str, port: int, timeout_s: float) -> None:
+def info(forced: str | None, server: Server, timeout_s: float) -> None:
     """Print what the server is, and how it fares."""
-    with _connect(host, port, timeout_s) as client:
+    with server.connect(timeout_s) as client:
         document = client.get_info()
     match Format.choose(forced):
         case Format.JSON:
@@ -387,6 +487,34 @@ def _fact(name: str, value: object) -> str:
 
 
 @cli.command
+@click.argument("tickers", metavar="TICKER...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every ticker.")
+@asking
+def watch(
+    tickers: tuple[str, ...],
+    *,
+    everything: bool,
+    forced: str | None,
+    server: Server,
+    timeout_s: float,
+) -> int:
+    """Print a line whenever a quote changes, until Ctrl-C.
+
+    The latest quotes come first. When the connection falls, standard error says so, and when it is
+    back; changes that were missed meanwhile are printed then, each ticker at its latest.
+    """
+    _check_tickers(tickers, everything=everything)
+    from quoteshm.cli import watch as watching  # noqa: PLC0415 (start-up time)
+
+    wanted = "*" if everything else list(dict.fromkeys(tickers))
+    try:
+        with server.connect(timeout_s) as client, client.subscribe(wanted) as events:
+            watching.follow(events, Format.choose(forced), client.address)
+    except KeyboardInterrupt:  # the way to end it; click would print an empty line
+        return INTERRUPTED
+
+
+@cli.command
 @click.argument("tickers", metavar="[TICKER]...", nargs=-1)
 @click.option("--once", is_flag=True, help="Print one frame and exit, in any format.")
 @click.option(
@@ -407,10 +535,9 @@ def top(  # noqa: PLR0913 (a command line's options)
     shm_name: str | None,
     shm_dir: str | None,
     forced: str | None,
-    host: str,
-    port: int,
+    server: Server,
 ) -> int:
-    """Watch the market live, out of shared memory.
+    """Watch the market live: out of shared memory, or from a server on another machine.
 
     Keys: q quits; t p c v a sort by ticker, price, change, volume, age, and turn the order round
     when pressed again; arrows, PgUp, PgDn, Home and End scroll.
@@ -419,24 +546,47 @@ def top(  # noqa: PLR0913 (a command line's options)
     if not once and (shape is not Format.TABLE or not sys.stdout.isatty()):
         raise click.UsageError("top needs a terminal; --once prints one frame anywhere")
     from quoteshm.cli import top as live  # noqa: PLC0415 (start-up time)
-    from quoteshm.shm.reader import StockDataReader  # noqa: PLC0415 (the same)
 
-    with StockDataReader(host, port, shm_name=shm_name, shm_dir=shm_dir) as reader:
-        board = live.Board(list(dict.fromkeys(tickers)), live.Sort(sort))
+    wanted = list(dict.fromkeys(tickers))
+    with contextlib.ExitStack() as stack:
+        market = _open_market(stack, server, shm_name, shm_dir, wanted)
+        board = live.Board(wanted, live.Sort(sort))
         if not once:
-            live.watch(reader, board)
+            live.watch(market, board)
             return 0
-        look = live.look(reader)
+        look = market.look()
         missing = board.update(look)
         if shape is Format.TABLE:
             live.print_frame(board, look)
         else:
             output.print_quotes(board.rows(), shape)
-    if not look.writer.is_well:
-        complain(look.writer.words)
+    if not look.state.is_well:
+        complain(look.state.words)
     for ticker in missing:
         complain(UnknownTickerError(ticker))
     return 1 if missing else 0
+
+
+def _open_market(
+    stack: contextlib.ExitStack,
+    server: Server,
+    shm_name: str | None,
+    shm_dir: str | None,
+    tickers: list[str],
+) -> Market:
+    """Read the segment, or, where the server has none on this machine, subscribe."""
+    from quoteshm.cli import top as live  # noqa: PLC0415 (start-up time)
+
+    try:
+        return live.LocalMarket(stack.enter_context(server.attach(shm_name, shm_dir)))
+    except (SegmentError, RequestError) as error:
+        is_refusal = isinstance(error, RequestError) and error.code is not ErrorCode.NOT_FOUND
+        if is_refusal or shm_name is not None or shm_dir is not None:
+            raise
+    from quoteshm.cli.remote import RemoteMarket  # noqa: PLC0415 (start-up time)
+
+    client = stack.enter_context(server.connect())
+    return stack.enter_context(RemoteMarket(client, tickers))
 
 
 @cli.command
@@ -469,8 +619,7 @@ def export(  # noqa: PLR0913 (a command line's options)
     output: str,
     shm_name: str | None,
     shm_dir: str | None,
-    host: str,
-    port: int,
+    server: Server,
 ) -> int:
     """Write the bars of tickers into one file, out of shared memory.
 
@@ -480,10 +629,9 @@ def export(  # noqa: PLR0913 (a command line's options)
     """
     _check_tickers(tickers, everything=everything)
     from quoteshm.cli import export as exporting  # noqa: PLC0415 (start-up time)
-    from quoteshm.shm.reader import StockDataReader  # noqa: PLC0415 (the same)
 
     kind = exporting.Kind.of(forced, output)
-    with StockDataReader(host, port, shm_name=shm_name, shm_dir=shm_dir) as reader:
+    with server.attach(shm_name, shm_dir) as reader:
         wanted = reader.list_tickers() if everything else list(dict.fromkeys(tickers))
         missing = exporting.export(reader, wanted, interval, kind, output)
     for problem in missing:

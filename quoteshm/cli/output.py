@@ -63,10 +63,15 @@ def print_json(documents: Iterable[object]) -> None:
 
 def print_csv(fields: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a heading and rows; NaN and None are empty, truth values are as in JSON."""
+    print_csv_rows([fields])
+    print_csv_rows(rows)
+
+
+def print_csv_rows(rows: Iterable[Iterable[object]]) -> None:
+    """Print rows without a heading."""
     import csv  # noqa: PLC0415 (start-up time)
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(fields)
     writer.writerows([_csv_cell(value) for value in row] for row in rows)
 
 

@@ -1,6 +1,7 @@
-"""``quoteshm top``: the market live, out of shared memory.
+"""``quoteshm top``: the market live, out of shared memory or from a server.
 
-`look` reads, `Board` decides what is to be seen, `watch` brings the two and a terminal together.
+A `Market` is looked at, `Board` decides what is to be seen, `watch` brings the two and a terminal
+together.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -91,30 +92,62 @@ class Writer(NamedTuple):
                 return "WRITER CLOSED: the daemon has stopped; these are the last values"
 
 
+class State(Protocol):
+    """How whoever keeps the values up to date is."""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the values are being kept up to date."""
+
+    @property
+    def words(self) -> str:
+        """The same for people."""
+
+
 class Look(NamedTuple):
     """The market at one moment."""
 
     segment: str
     source: str
-    writer: Writer
+    state: State
     epoch: int
     last_update_ms: int
     now_ms: int
     quotes: dict[str, Quote]
 
 
-def look(reader: StockDataReader) -> Look:
-    """Read the whole market at one epoch, and how its writer is."""
-    snapshot, info = reader.snapshot(), reader.info
-    return Look(
-        info.path.name,
-        info.source,
-        Writer(reader.writer_status(), info.writer_pid),
-        snapshot.epoch,
-        snapshot.last_update_ms,
-        output.now_ms(),
-        snapshot.quotes,
-    )
+class Market(Protocol):
+    """What can be looked at."""
+
+    def look(self) -> Look:
+        """Give the market as it is."""
+
+    def wait(self, seen: Look, timeout_s: float) -> bool:
+        """Wait until there is something newer than what was seen, or the time is up; say which."""
+
+
+class LocalMarket:
+    """The market in this machine's memory."""
+
+    def __init__(self, reader: StockDataReader) -> None:
+        self._reader = reader
+
+    def look(self) -> Look:
+        """Read the whole market at one epoch, and how its writer is."""
+        snapshot, info = self._reader.snapshot(), self._reader.info
+        return Look(
+            info.path.name,
+            info.source,
+            Writer(self._reader.writer_status(), info.writer_pid),
+            snapshot.epoch,
+            snapshot.last_update_ms,
+            output.now_ms(),
+            snapshot.quotes,
+        )
+
+    def wait(self, seen: Look, timeout_s: float) -> bool:
+        """Wait for the writer's next commit."""
+        return self._reader.wait(seen.epoch, timeout_s) > seen.epoch
 
 
 class Board:
@@ -219,8 +252,8 @@ class Board:
             first.append(f", {stale:,} STALE", STALE_STYLE)
         if missing:
             first.append(f"  no value: {output.printable(', '.join(missing))}", DOWN_STYLE)
-        style = UP_STYLE if seen.writer.is_well else f"bold reverse {DOWN_STYLE}"
-        second = Text(seen.writer.words, style, no_wrap=True, overflow="ellipsis")
+        style = UP_STYLE if seen.state.is_well else f"bold reverse {DOWN_STYLE}"
+        second = Text(seen.state.words, style, no_wrap=True, overflow="ellipsis")
         return [first, second]
 
     def _columns(self, quotes: Sequence[Quote], seen: Look, *, ascii_only: bool) -> list[Column]:
@@ -275,7 +308,7 @@ def print_frame(board: Board, seen: Look) -> None:
     output.print_drawn(lambda width: board.whole(seen, width))
 
 
-def watch(reader: StockDataReader, board: Board) -> None:
+def watch(market: Market, board: Board) -> None:
     """Show the market until somebody quits."""
     console = output.console()
     with (
@@ -290,7 +323,7 @@ def watch(reader: StockDataReader, board: Board) -> None:
         ) as live,
     ):
         while True:
-            seen = look(reader)
+            seen = market.look()
             board.update(seen)
             size = console.size
             live.update(board.frame(seen, console), refresh=True)
@@ -298,7 +331,7 @@ def watch(reader: StockDataReader, board: Board) -> None:
             keys = keyboard.read(FRAME_S)
             until = time.monotonic() + CLOCK_S - FRAME_S
             while not keys and console.size == size and time.monotonic() < until:
-                if reader.wait(seen.epoch, _SLICE_S) > seen.epoch:
+                if market.wait(seen, _SLICE_S):
                     break
                 keys = keyboard.read(0)
             for key in keys:

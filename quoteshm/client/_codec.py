@@ -12,6 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
+from quoteshm.client.events import (
+    Event,
+    HeartbeatEvent,
+    QuotesEvent,
+    RestatedEvent,
+    Restatement,
+    SnapshotEvent,
+)
 from quoteshm.errors import ErrorCode, RequestError, UnknownTickerError
 from quoteshm.model import FIELDS, INTERVALS, Bars, Quote, SnapshotState
 from quoteshm.wire.framing import LineFramer, Overlong
@@ -38,6 +46,7 @@ def _plain(value: object) -> object:
 
 
 _encode: Final = msgspec.json.Encoder(enc_hook=_plain).encode
+_decode_changes: Final = msgspec.json.Decoder(dict[str, Quote | None]).decode
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -48,12 +57,15 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A line of the server: a response with its data, or an error."""
+    """A line of the server: a response with its data, an error, or an event."""
 
     id: int | str | None
     type: str
     data: msgspec.Raw = msgspec.Raw(b"null")
     error: Fault | None = None
+    op: str = ""
+    epoch: int = 0  # of an event, as the next
+    skipped: int = 0
 
     def result(self) -> msgspec.Raw:
         """Give the data of a response, or raise what an error says.
@@ -90,6 +102,15 @@ class Quotes(msgspec.Struct, frozen=True):
     missing: list[str]
 
 
+class Subscribed(NamedTuple):
+    """The reply to ``subscribe``: a snapshot, or, if ``resumed``, what changed."""
+
+    resumed: bool
+    snapshot: SnapshotEvent
+    changes: dict[str, Quote | None]
+    restated: list[Restatement] | None  # None: it is not known
+
+
 class History(NamedTuple):
     """Bars of one series, oldest first; ``forming``: the last one is not closed."""
 
@@ -99,7 +120,7 @@ class History(NamedTuple):
     bars: Bars
 
 
-def request(request_id: int, op: str, fields: Mapping[str, object]) -> bytes:
+def request(request_id: int | str, op: str, fields: Mapping[str, object]) -> bytes:
     """Give the line of a request; fields that are None are left out."""
     given = {name: value for name, value in fields.items() if value is not None}
     return _encode({"v": 1, "id": request_id, "type": op, **given}) + b"\n"
@@ -189,6 +210,47 @@ def read_history(data: msgspec.Raw) -> History:
     return History(document.interval, document.time_zone, document.forming, bars)
 
 
+def read_subscribed(data: msgspec.Raw) -> Subscribed:
+    """Read the data of ``subscribe``."""
+    document = msgspec.json.decode(data, type=_SubscribedData)
+    return Subscribed(
+        document.resumed,
+        SnapshotEvent(
+            document.epoch,
+            document.instance,
+            document.freshness_ms,
+            document.heartbeat_s,
+            {} if document.resumed else _whole(read_changes(document.quotes)),
+            document.missing,
+        ),
+        read_changes(document.quotes) if document.resumed else {},
+        document.restated,
+    )
+
+
+def read_event(event: Reply) -> Event | None:
+    """Read an event, or give None for one of a kind that a newer server has."""
+    match event.op:
+        case "quotes":
+            return QuotesEvent(event.epoch, event.skipped, read_changes(event.data))
+        case "restated":
+            series = msgspec.json.decode(event.data, type=list[Restatement])
+            return RestatedEvent(event.epoch, event.skipped, series)
+        case "heartbeat":
+            beat = msgspec.json.decode(event.data, type=_HeartbeatData)
+            return HeartbeatEvent(event.epoch, beat.now_ms, beat.last_update_ms)
+    return None
+
+
+def read_changes(data: msgspec.Raw) -> dict[str, Quote | None]:
+    """Read quotes by ticker, None for one that was removed."""
+    try:
+        return _decode_changes(data)
+    except msgspec.ValidationError:  # some price is null: the long way
+        documents = msgspec.json.decode(data, type=dict[str, dict[str, object] | None])
+        return {t: None if d is None else _quote(d) for t, d in documents.items()}
+
+
 def not_found(ticker: str, error: RequestError) -> Exception:
     """Give what a refused request for a ticker raises: the reader's own error, where it is that."""
     unknown = UnknownTickerError(ticker)
@@ -199,6 +261,22 @@ def not_found(ticker: str, error: RequestError) -> Exception:
         if error.message.startswith(without_value):
             return UnknownTickerError(ticker, error.message.removeprefix(without_value))
     return error
+
+
+class _SubscribedData(msgspec.Struct):
+    epoch: int
+    instance: str
+    resumed: bool
+    freshness_ms: int
+    heartbeat_s: float
+    quotes: msgspec.Raw
+    missing: list[str]
+    restated: list[Restatement] | None = []
+
+
+class _HeartbeatData(msgspec.Struct):
+    now_ms: int
+    last_update_ms: int
 
 
 class _StateData(msgspec.Struct):
@@ -229,3 +307,7 @@ def _quote(document: dict[str, object]) -> Quote:
         if document.get(name, 0.0) is None:
             document[name] = math.nan
     return msgspec.convert(document, Quote)
+
+
+def _whole(quotes: dict[str, Quote | None]) -> dict[str, Quote]:
+    return {ticker: quote for ticker, quote in quotes.items() if quote is not None}

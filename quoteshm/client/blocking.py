@@ -7,35 +7,51 @@ Linux, reads the same values as a `StockDataReader` on the daemon's own.
 from __future__ import annotations
 
 import contextlib
-import itertools
+import math
 import os
+import random
 import socket
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-import msgspec
-import numpy as np
-
 from quoteshm.client import _codec
-from quoteshm.client._codec import Replies, log_line
-from quoteshm.errors import ConnectionFailedError, RequestError, SettingsError
+from quoteshm.client._frames import frame_of, is_naive, since_ms
+from quoteshm.client._inbox import MAX_PENDING
+from quoteshm.client._place import Place
+from quoteshm.client._session import (
+    CLOSED,
+    LONGEST_S,
+    STRANGE,
+    Call,
+    Feed,
+    Session,
+    Tickers,
+    backoff_s,
+    late,
+    reason,
+    strange,
+    timeout_of,
+)
+from quoteshm.errors import ConnectionFailedError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable
     from datetime import datetime
     from types import TracebackType
 
+    import msgspec
     import pandas as pd
 
-    from quoteshm.client._codec import Quotes, Reply, ShmAddress
+    from quoteshm.client._codec import Quotes, ShmAddress
+    from quoteshm.client.events import Event
     from quoteshm.model import Quote, SnapshotState
 
 _T = TypeVar("_T")
-#: What reading a reply raises that no server of ours has sent.
-_STRANGE: Final = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 _CHUNK_NBYTES: Final = 1 << 18
-_LONGEST_S: Final = 1e6  # less than what a socket's time-out can hold
+_CLOSE_S: Final = 0.5
 
 
 class QuoteClient:
@@ -49,13 +65,19 @@ class QuoteClient:
     ----------
     host, port : str, int
         Where the server listens.
+    path : str or path, optional
+        Of the server's Unix socket, instead of a host and a port.
+    tls : bool or ssl.SSLContext
+        Whether to speak TLS: with the system's authorities, or as the context says.
+    token : str, optional
+        What a server with ``--auth-token-file`` wants to hear first.
     timeout_s : float
         The time that any call may take, from beginning to end.
 
     Raises
     ------
     SettingsError
-        For a ``timeout_s`` that is no time.
+        For a ``timeout_s`` that is no time, and for TLS over a Unix socket.
 
     Examples
     --------
@@ -75,21 +97,29 @@ class QuoteClient:
 
     """
 
-    def __init__(
-        self, host: str = "127.0.0.1", port: int = 9000, *, timeout_s: float = 5.0
+    def __init__(  # noqa: PLR0913  each by its name
+        self,
+        host: str = "127.0.0.1",
+        port: int = 9000,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        tls: bool | ssl.SSLContext = False,
+        token: str | None = None,
+        timeout_s: float = 5.0,
     ) -> None:
-        if not timeout_s > 0:  # NaN is neither
-            raise SettingsError("timeout_s", timeout_s, "more than 0")
-        self.host, self.port, self.timeout_s = host, port, min(timeout_s, _LONGEST_S)
+        self.host, self.port, self.timeout_s = host, port, timeout_of(timeout_s)
+        self._place = Place.of(host, port, path, tls)
+        self._token = token
         self._lock = threading.Lock()
-        self._ids = itertools.count(1)
+        self._session = Session(self.address, token)
         self._connection: _Connection | None = None
         self._closed = False
+        self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
 
     @property
     def address(self) -> str:
         """The server's address, as errors name it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return str(self._place)
 
     def __repr__(self) -> str:
         return f"<QuoteClient {self.address}>"
@@ -106,10 +136,12 @@ class QuoteClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; the client cannot be used any more."""
+        """Close the connection and end all subscriptions; the client cannot be used any more."""
         with self._lock:
             self._closed = True
-            self._drop()
+            self._drop("this client is closed")
+        for subscription in list(self._subscriptions):
+            subscription.close()
 
     # -- what can be asked -------------------------------------------------------------------
 
@@ -171,13 +203,9 @@ class QuoteClient:
             There is no such ticker, or it has no value yet.
 
         """
-        # pandas takes half a second, and is needed for nothing else here.
-        from quoteshm.shm.frames import to_frame  # noqa: PLC0415
-
-        if since is not None and not isinstance(since, int | np.integer):
-            since = self._moment(ticker, since)
-        history = self._history(ticker, interval=interval, last=last, since=since)
-        return to_frame(history.bars, history.interval, history.time_zone)
+        zone = self._history(ticker, last=1).time_zone if is_naive(since) else "UTC"
+        since = since_ms(since, zone)
+        return frame_of(self._history(ticker, interval=interval, last=last, since=since))
 
     def get_snapshot_epoch(self) -> SnapshotState:
         """Ask where the market stands."""
@@ -193,122 +221,358 @@ class QuoteClient:
         self._call("ping", _codec.read_object)
         return time.monotonic() - started
 
+    # -- subscriptions -----------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        tickers: Tickers = "*",
+        *,
+        max_pending: int = MAX_PENDING,
+        heartbeats: bool = False,
+        reconnect: bool = True,
+    ) -> Subscription:
+        """Ask to be told what changes; over a connection of its own.
+
+        Parameters
+        ----------
+        tickers : sequence of str, or "*"
+            Those to be told of; ``"*"`` for all.
+        max_pending : int
+            How many events are kept apart when they come faster than they are read; more of them
+            are folded into the latest values, and counted in ``skipped``.
+        heartbeats : bool
+            Whether to be told that nothing has changed.
+        reconnect : bool
+            Whether to connect anew, and go on, when the connection falls; otherwise that ends the
+            iteration with a ConnectionFailedError.
+
+        Returns
+        -------
+        Subscription
+            An iterator over events, the first of which is a `SnapshotEvent`; see
+            `quoteshm.client.events`.
+
+        Examples
+        --------
+        >>> with client.subscribe(["AAPL"]) as events:        # doctest: +SKIP
+        ...     for event in events:
+        ...         print(event)
+
+        """
+        feed = Feed(tickers, max_pending=max_pending, heartbeats=heartbeats, reconnect=reconnect)
+        if self._closed:
+            raise ConnectionFailedError(self.address, "this client is closed")
+        subscription = Subscription(self._place, self._token, feed, self.timeout_s)
+        self._subscriptions.add(subscription)
+        return subscription
+
     # -- calls -------------------------------------------------------------------------------
 
     def _history(self, ticker: str, **fields: object) -> _codec.History:
         return self._call("get_history", _codec.read_history, ticker=ticker, **fields)
 
-    def _moment(self, ticker: str, since: str | datetime) -> int:
-        import pandas as pd  # noqa: PLC0415  as in get_history
-
-        from quoteshm.shm.frames import to_ms  # noqa: PLC0415  the same
-
-        stamp = pd.Timestamp(since)
-        zoned = pd.isna(stamp) or stamp.tzinfo is not None
-        return to_ms(stamp, "UTC" if zoned else self._history(ticker, last=1).time_zone)
-
     def _call(self, op: str, read: Callable[[msgspec.Raw], _T], **fields: object) -> _T:
         """Ask for an op, and read the data of its response."""
         deadline = time.monotonic() + self.timeout_s
-        request_id = next(self._ids)
-        line = _codec.request(request_id, op, fields)
+        call = Call(op, fields, read)
         if not self._lock.acquire(timeout=self.timeout_s):
-            raise self._late()
+            raise late(self.address, self.timeout_s)
         try:
             if self._closed:
-                raise ConnectionFailedError(self.address, "this client is closed")
-            return read(self._ask(request_id, line, deadline).result())
-        except RequestError as error:
-            ticker = fields.get("ticker")
-            raise _codec.not_found(ticker, error) if isinstance(ticker, str) else error from None
-        except _STRANGE as error:
-            self._drop()
-            why = f"no quoteshm server, or a newer one: {error}"
-            raise ConnectionFailedError(self.address, why) from error
+                raise self._session.closed_error()
+            self._settle(call, deadline)
+            return call.result()
         finally:
             self._lock.release()
 
-    def _ask(self, request_id: int, line: bytes, deadline: float) -> Reply:
+    def _settle(self, call: Call[_T], deadline: float) -> None:
+        session = self._session
         if self._connection is not None and self._connection.pid != os.getpid():
-            self._drop()  # the parent's, since a fork: two would read one stream
+            self._drop("a fork")  # the parent's: two would read one stream
+        session.ask(call)
         try:
-            reply = self._exchange(request_id, line, deadline)
-        except TimeoutError as error:
-            raise self._late() from error
-        except OSError as error:
-            raise ConnectionFailedError(self.address, error.strerror or str(error)) from error
-        if reply.id is None:
-            self._drop()  # the server could not tell which request this is for
-        return reply
+            while not call.settled:
+                try:
+                    self._exchange(deadline)
+                except TimeoutError as error:
+                    raise late(self.address, self.timeout_s) from error
+                except OSError as error:
+                    # Where the server has closed it since the last call, that is no failure of
+                    # this one: the session has it sent again.
+                    self._drop(reason(error))
+        finally:
+            if not call.settled:
+                # What may still come of this exchange must not be taken for the next one's.
+                session.forget(call)
+                self._drop("interrupted")
+            elif session.refused or not session.connected:
+                self._drop("refused")
 
-    def _exchange(self, request_id: int, line: bytes, deadline: float) -> Reply:
+    def _exchange(self, deadline: float) -> None:
+        session = self._session
+        if self._connection is None:
+            self._connection = _Connection(self._place, deadline)
+            session.connect()
+        self._connection.send(session.take(), deadline)
         try:
-            if self._connection is not None:
-                # Where the server has closed it since the last call, that is no failure of this
-                # one. A request changes nothing, so it may be asked twice.
-                with contextlib.suppress(ConnectionError):
-                    return self._connection.ask(request_id, line, deadline)
-                self._drop()
-            self._connection = _Connection(self.host, self.port, deadline)
-            return self._connection.ask(request_id, line, deadline)
-        except BaseException:
-            # What may still come of this exchange must not be taken for the next one's.
-            self._drop()
-            raise
+            session.receive(self._connection.receive(deadline))
+        except STRANGE as error:
+            session.give_up()
+            self._drop(strange(error))
 
-    def _drop(self) -> None:
+    def _drop(self, why: str) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self._session.lost(why)
 
-    def _late(self) -> TimeoutError:
-        return TimeoutError(f"{self.address}: no answer within {self.timeout_s:g} s")
+
+class Subscription:
+    """Events, one after the other: an iterator, and a context manager. Of one thread.
+
+    It holds a connection of its own, so the client may be asked meanwhile. When that falls, there
+    is a `LostEvent`, and it connects anew, again and again. `close` may be called by any thread,
+    and ends the iteration.
+
+    While nobody iterates nothing is read; the server then folds what it has to tell.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        token: str | None,
+        feed: Feed,
+        timeout_s: float,
+    ) -> None:
+        self._place, self._feed, self._timeout_s = place, feed, timeout_s
+        self._session = Session(str(place), token, timeout_s)
+        self._session.subscribe(feed)
+        self._connection: _Connection | None = None
+        self._failures = 0
+        self._retry_s = 0.0  # when to connect again
+        self._closed = threading.Event()
+        self._lock = threading.RLock()  # held by whoever uses the connection
+        self._begin()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        event = None if self._closed.is_set() else self.wait()
+        if event is None:
+            raise StopIteration
+        return event
+
+    def wait(self, timeout_s: float | None = None) -> Event | None:
+        """Give the next event, or None when it is closed, or none comes in time.
+
+        Raises
+        ------
+        RequestError, ConnectionFailedError
+            The server refuses to go on; the connection fell, and is not to be made anew.
+
+        """
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        with self._lock:
+            self._pump(0.0)  # what is here already: when it is much, it is folded
+            while not self._closed.is_set():
+                event = self._feed.inbox.take()
+                if event is not None:
+                    return event
+                if self._feed.error is not None:
+                    self._drop("refused")
+                    raise self._feed.error
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    break
+                if self._connection is not None:
+                    self._pump(left_s)
+                else:
+                    self._come_back(left_s)
+            if self._closed.is_set():
+                self._drop("closed")
+        return None
+
+    def close(self) -> None:
+        """End it, and whoever waits for an event."""
+        self._closed.set()
+        connection = self._connection
+        if connection is not None:
+            connection.shut_down()  # wakes a thread that reads from it, which then closes it
+        # A thread that is just connecting does it itself, later.
+        if self._lock.acquire(timeout=_CLOSE_S):
+            try:
+                self._drop("closed")
+            finally:
+                self._lock.release()
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Wait for the first event: what goes wrong before it is the caller's."""
+        deadline = time.monotonic() + self._timeout_s
+        self._connect(deadline)
+        while not self._feed.inbox and self._feed.error is None:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or self._connection is None:
+                self._feed.end(late(str(self._place), self._timeout_s))
+            else:
+                self._pump(left_s)
+        if self._feed.error is not None:
+            self._drop("refused")
+            is_late = time.monotonic() >= deadline
+            raise late(str(self._place), self._timeout_s) if is_late else self._feed.error
+
+    def _come_back(self, left_s: float) -> None:
+        """Connect anew, when it is time to."""
+        wait_s = self._retry_s - time.monotonic()
+        if wait_s > 0:
+            self._closed.wait(min(wait_s, left_s, LONGEST_S))
+        elif not self._closed.is_set():
+            self._connect(time.monotonic() + self._timeout_s)
+
+    def _connect(self, deadline: float) -> None:
+        try:
+            self._connection = _Connection(self._place, deadline)
+        except OSError as error:
+            self._drop(reason(error))
+        else:
+            self._session.connect()
+
+    def _pump(self, wait_s: float) -> None:
+        """Take what comes within some time."""
+        connection, session = self._connection, self._session
+        if connection is None:
+            return
+        if connection.pid != os.getpid():
+            self._drop("a fork")  # the parent's: two would read one stream
+            return
+        try:
+            mute_s = session.mute_s or math.inf
+            left_s = session.heard_s + mute_s - time.monotonic()
+            connection.send(session.take(), time.monotonic() + self._timeout_s)
+            data = connection.receive_within(max(0.0, min(wait_s, left_s)))
+            if data is not None:
+                session.receive(data)
+            elif left_s <= 0:
+                self._drop(f"nothing came for {mute_s:g} s")
+        except OSError as error:
+            self._drop(reason(error))
+        except STRANGE as error:
+            session.give_up()
+            self._drop(strange(error))
+        if session.answered:
+            self._failures = 0
+
+    def _drop(self, why: str) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._session.lost(why)
+        if self._closed.is_set():
+            self._session.close()
+        self._failures += 1
+        wait_s = backoff_s(self._failures)
+        # Those who fell together shall not come back together.
+        self._retry_s = time.monotonic() + wait_s * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 class _Connection:
-    """One connection, and what came over it; raises an OSError for whatever goes wrong with it."""
+    """One connection; raises an OSError for whatever goes wrong with it."""
 
-    def __init__(self, host: str, port: int, deadline: float) -> None:
+    def __init__(self, place: Place, deadline: float) -> None:
         self.pid = os.getpid()
-        self._replies = Replies()
-        self._socket = _connect(host, port, deadline)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = _connect(place, deadline)
 
     def close(self) -> None:
         """Close it."""
         self._socket.close()
 
-    def ask(self, request_id: int, line: bytes, deadline: float) -> Reply:
-        """Send a request, and wait for its reply, or for one that names no request."""
-        self._socket.settimeout(_left(deadline))
-        log_line("->", line)
-        self._socket.sendall(line)
-        while True:
+    def shut_down(self) -> None:
+        """End it for whoever reads from it."""
+        if self.pid == os.getpid():
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Send all of it."""
+        if data:
             self._socket.settimeout(_left(deadline))
-            chunk = self._socket.recv(_CHUNK_NBYTES)
-            if not chunk:
-                message = "the server closed the connection before it answered"
-                raise ConnectionResetError(message)
-            for reply in self._replies.feed(chunk):
-                # Others are answers to what nobody waits for any more.
-                if reply.id == request_id or reply.id is None:
-                    return reply
+            self._socket.sendall(data)
 
+    def receive(self, deadline: float) -> bytes:
+        """Wait for what comes next."""
+        self._socket.settimeout(_left(deadline))
+        return self._received(self._socket.recv(_CHUNK_NBYTES))
 
-def _connect(host: str, port: int, deadline: float) -> socket.socket:
-    """Connect to the first address of a host that answers, all within one deadline."""
-    refused: OSError | None = None
-    for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        connection = socket.socket(family, socket.SOCK_STREAM)
+    def receive_within(self, wait_s: float) -> bytes | None:
+        """Give what comes, or None when nothing does."""
+        self._socket.settimeout(min(wait_s, LONGEST_S))
         try:
-            connection.settimeout(_left(deadline))
-            connection.connect(place)
+            return self._received(self._socket.recv(_CHUNK_NBYTES))
+        except (TimeoutError, BlockingIOError):
+            return None
         except OSError as error:
-            connection.close()
+            if type(error).__name__ == "SSLWantReadError":  # BlockingIOError, as TLS has it
+                return None
+            raise
+
+    def _received(self, data: bytes) -> bytes:
+        if not data:
+            raise ConnectionResetError(CLOSED)
+        return data
+
+
+def _connect(place: Place, deadline: float) -> socket.socket:
+    """Connect to the first address of a place that answers, all within one deadline."""
+    if place.path is not None:
+        return _opened(socket.AF_UNIX, place.path, deadline)
+    refused: OSError | None = None
+    for family, _, _, _, address in socket.getaddrinfo(
+        place.host, place.port, type=socket.SOCK_STREAM
+    ):
+        try:
+            connection = _opened(family, address, deadline)
+        except OSError as error:
             refused = error
         else:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return _encrypted(connection, place, deadline)
+    raise refused or ConnectionRefusedError(f"no address for {place.host}")
+
+
+def _opened(family: int, address: object, deadline: float) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(_left(deadline))
+        connection.connect(address)  # type: ignore[arg-type]  # of its family
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _encrypted(connection: socket.socket, place: Place, deadline: float) -> socket.socket:
+    try:
+        context = place.ssl_context
+        if context is None:
             return connection
-    raise refused or ConnectionRefusedError(f"no address for {host}")
+        connection.settimeout(_left(deadline))
+        return context.wrap_socket(connection, server_hostname=place.host)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _left(deadline: float) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,14 +18,17 @@ import pytest
 
 from quoteshm import cli
 from quoteshm.cli import commands
+from quoteshm.client import blocking
 from quoteshm.model import MINUTE_MS, Bars, Quote
 from quoteshm.service import daemon
 from quoteshm.shm.batch import History
 from quoteshm.wire.operations import answer
+from tests.certificates import Authority
 from tests.published import FIRST_MS, NOW_MS, Market
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 QUOTE_FIELDS = list(Quote.__struct_fields__)
 
@@ -263,7 +268,7 @@ class TestOthers:
         assert document["limits"]["max_line_bytes"] == 65_536
         rows = {row["name"]: row["value"] for row in run("info", "--csv").rows}
         assert rows["limits.max_line_bytes"] == "65536"
-        assert "limits.max_line_bytes  65536" in run("info", "--table").out
+        assert re.search(r"limits\.max_line_bytes +65536", run("info", "--table").out)
 
     def test_info_tells_which_tickers_fare_ill(
         self, run: Command, market: Market, monkeypatch: pytest.MonkeyPatch
@@ -348,11 +353,11 @@ class TestErrors:
         """A flag counts before it; a bad value is wrong usage."""
         asked: list[tuple[str, int, float]] = []
 
-        def connect(host: str, port: int, timeout_s: float) -> Any:
-            asked.append((host, port, timeout_s))
+        def connect(server: commands.Server, timeout_s: float) -> Any:
+            asked.append((server.host, server.port, timeout_s))
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(commands, "_connect", connect)
+        monkeypatch.setattr(commands.Server, "connect", connect)
         monkeypatch.setenv("QUOTESHM_HOST", "example.test")
         monkeypatch.setenv("QUOTESHM_PORT", "9001")
         run("list")
@@ -365,13 +370,45 @@ class TestErrors:
         assert "--port" in bad.err
         assert "'abc'" in bad.err
 
+    def test_other_ways_in_are_named_too(
+        self, run: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """A Unix socket, TLS and whom to trust, a token; what cannot be read is wrong usage."""
+        token, ca = tmp_path / "token", Authority(tmp_path).path
+        token.write_text("secret\n")
+        made: list[dict[str, Any]] = []
+
+        def client(*_: object, **options: Any) -> Any:
+            made.append(options)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(blocking, "QuoteClient", client)
+        run("list", "--socket", "/run/q.sock", "--token-file", str(token))
+        run("list", "--tls")
+        run("list", "--tls-ca", str(ca))
+        assert (made[0]["path"], made[0]["token"], made[0]["tls"]) == (
+            "/run/q.sock",
+            "secret",
+            False,
+        )
+        assert (made[1]["path"], made[1]["token"], made[1]["tls"]) == (None, None, True)
+        assert isinstance(made[2]["tls"], ssl.SSLContext)
+        monkeypatch.undo()
+        for option in ("--tls-ca", "--token-file"):
+            bad = run("list", option, str(tmp_path / "none"))
+            assert bad.status == 2
+            assert "none: No such file" in bad.err
+        both = run("list", "--socket", "/run/q.sock", "--tls")
+        assert both.status == 2
+        assert "tls" in both.err
+
     def test_ctrl_c_is_quiet(self, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
         """Status 130, and not a word."""
 
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(commands, "_connect", interrupted)
+        monkeypatch.setattr(commands.Server, "connect", interrupted)
 
         ran = run("list")
 

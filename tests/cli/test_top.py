@@ -107,7 +107,7 @@ def test_the_writers_state_is_told_in_words(status: WriterStatus, words: str) ->
     board.update(look)
 
     assert words in screen(board, look)[1]
-    assert look.writer.is_well == (status == "live")
+    assert look.state.is_well == (status == "live")
 
 
 def test_rows_are_sorted_by_key_and_turned_round_by_the_same_key() -> None:

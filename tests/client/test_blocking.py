@@ -7,6 +7,7 @@ import json
 import math
 import os
 import socket
+import ssl
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,13 @@ from twisted.internet.defer import Deferred
 
 import quoteshm
 from quoteshm.client.blocking import QuoteClient
+from quoteshm.client.events import (
+    HeartbeatEvent,
+    LostEvent,
+    QuotesEvent,
+    ResumedEvent,
+    SnapshotEvent,
+)
 from quoteshm.errors import (
     ConnectionFailedError,
     ErrorCode,
@@ -28,11 +36,16 @@ from quoteshm.errors import (
 )
 from quoteshm.model import DAY_MS, FIELDS, Quote, SnapshotState
 from quoteshm.shm.frames import to_frame
+from tests.certificates import Authority
+from tests.client.pushing import PushedCase, changed
 from tests.published import FIRST_MS, NEW_YORK, NOW_MS, Market
 from tests.serving import ServedCase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from quoteshm.client.events import Event
 
 PONG = b'{"v":1,"id":%d,"type":"response","op":"ping","data":{}}\n'
 
@@ -476,3 +489,287 @@ def test_nothing_is_connected_before_it_is_needed() -> None:
     with QuoteClient("192.0.2.1", 1):
         pass
     assert Market().cache.tickers() == ["AAPL", "MSFT"]
+
+
+# -- subscriptions ----------------------------------------------------------------------------
+
+
+class PushedTests(PushedCase):
+    """What a real server tells."""
+
+    def with_client(self, act: Callable[[QuoteClient], object], **options: Any) -> Deferred[Any]:
+        """Do something with a client in a thread."""
+
+        def run() -> object:
+            with QuoteClient(port=self.port, **options) as client:
+                return act(client)
+
+        return self.in_thread(run)
+
+    async def test_a_snapshot_comes_first_and_changes_after_it(self) -> None:
+        """Removals are changes; the client may be asked meanwhile."""
+
+        def follow(client: QuoteClient) -> None:
+            with client.subscribe() as events:
+                snapshot = next(events)
+                assert changed(snapshot) == {"AAPL": 189.5, "MSFT": 370.25}
+                self.on_server(self.publish, "NEWCO", 5.0)
+                assert changed(next(events)) == {"NEWCO": 5.0}
+                assert client.get_quote("NEWCO").price == 5.0
+                self.on_server(self.remove, "MSFT")
+                event = next(events)
+                assert changed(event) == {"MSFT": None}
+                assert isinstance(event, QuotesEvent)
+                assert event.epoch == self.market.writer.epoch
+                assert event.skipped == 0
+            assert list(events) == []
+
+        await self.with_client(follow)
+
+    async def test_only_the_tickers_asked_for_are_told(self) -> None:
+        """Those without a value are named."""
+
+        def follow(client: QuoteClient) -> None:
+            with client.subscribe(["MSFT", "NEWCO", "X"]) as events:
+                snapshot = next(events)
+                assert isinstance(snapshot, SnapshotEvent)
+                assert list(snapshot.quotes) == ["MSFT"]
+                assert snapshot.missing == ["NEWCO", "X"]
+                self.on_server(self.publish, "AAPL", 1.0)
+                self.on_server(self.publish, "NEWCO", 2.0)
+                assert changed(next(events)) == {"NEWCO": 2.0}
+
+        await self.with_client(follow)
+
+    async def test_a_connection_that_falls_is_made_anew_and_goes_on(self) -> None:
+        """The loss is told, then what changed meanwhile."""
+
+        def follow(client: QuoteClient) -> None:
+            with client.subscribe() as events:
+                quotes: dict[str, Quote] = {}
+                next(events).apply(quotes)  # type: ignore[union-attr]
+                self.on_server(self.cut)
+                self.on_server(self.publish, "AAPL", 7.0)
+                lost, back = next(events), next(events)
+                assert isinstance(lost, LostEvent)
+                assert isinstance(back, ResumedEvent)
+                assert changed(back) == {"AAPL": 7.0}
+                back.apply(quotes)
+                self.on_server(self.prices, quotes)
+
+        await self.with_client(follow)
+
+    async def test_it_need_not_be_made_anew(self) -> None:
+        """Then the iteration ends with the error."""
+
+        def follow(client: QuoteClient) -> None:
+            with client.subscribe(reconnect=False) as events:
+                next(events)
+                self.on_server(self.cut)
+                assert isinstance(next(events), LostEvent)
+                with pytest.raises(ConnectionFailedError, match=f"127.0.0.1:{self.port}: "):
+                    next(events)
+
+        await self.with_client(follow)
+
+    async def test_who_reads_slowly_gets_the_latest_values(self) -> None:
+        """And the number of what is left out."""
+
+        def follow(client: QuoteClient) -> None:
+            with client.subscribe(max_pending=2) as events:
+                for n in range(100):
+                    self.on_server(self.publish, "AAPL", float(n))
+                self.on_server(lambda: None)
+                seen = [events.wait(5.0)]
+                while changed(seen[-1]).get("AAPL") != 99.0:
+                    seen.append(events.wait(5.0))
+                assert len(seen) < 50
+                told = [event for event in seen if isinstance(event, QuotesEvent)]
+                assert sum(event.skipped + 1 for event in told) == 100
+
+        await self.with_client(follow)
+
+    async def test_a_wait_may_end_without_an_event(self) -> None:
+        """Or with a heartbeat, for whoever wants it."""
+
+        def follow(client: QuoteClient) -> None:
+            with client.subscribe(heartbeats=True) as events:
+                next(events)
+                assert events.wait(0.0) is None
+                assert events.wait(0.01) is None
+                self.market.clock.now_ms += 5_000
+                self.on_server(self.factory.look_after)
+                assert isinstance(next(events), HeartbeatEvent)
+
+        await self.with_client(follow)
+
+    async def test_another_thread_may_end_it(self) -> None:
+        """Also by closing the client."""
+
+        def follow(client: QuoteClient) -> None:
+            for end in ("close", "client"):
+                events = client.subscribe()
+                next(events)
+                ended: list[Event] = []
+                thread = threading.Thread(target=lambda e=events, f=ended: f.extend(e))
+                thread.start()
+                (events if end == "close" else client).close()
+                thread.join(10)
+                assert not thread.is_alive()
+                assert ended == []
+            with pytest.raises(ConnectionFailedError, match="this client is closed"):
+                client.subscribe()
+
+        await self.with_client(follow)
+
+    async def test_a_forked_child_goes_on_over_a_connection_of_its_own(self) -> None:
+        """Two processes on one stream would take each other's events."""
+
+        def follow(client: QuoteClient) -> None:
+            with client.subscribe() as events:
+                next(events)
+                assert events._connection is not None
+                events._connection.pid = os.getppid()  # as it is seen in a child
+                assert isinstance(next(events), LostEvent)
+                assert isinstance(next(events), ResumedEvent)
+
+        await self.with_client(follow)
+
+    async def test_what_cannot_begin_is_the_callers_error(self) -> None:
+        """At once, not when the first event is waited for."""
+
+        def follow(client: QuoteClient) -> None:
+            with pytest.raises(SettingsError, match="tickers"):
+                client.subscribe("AAPL")
+            with pytest.raises(RequestError, match="Expected str"):
+                client.subscribe([5])  # type: ignore[list-item]
+            assert len(list(client._subscriptions)) == 0
+
+        await self.with_client(follow)
+
+
+def mute(connection: socket.socket) -> None:
+    """Answer a subscription, and then nothing."""
+    request = json.loads(line_of(connection))
+    data = {"epoch": 2, "instance": "1" * 32, "resumed": False, "freshness_ms": 1000}
+    data |= {"heartbeat_s": 0.02, "quotes": {}, "missing": []}
+    connection.sendall(
+        json.dumps(
+            {"v": 1, "id": request["id"], "type": "response", "op": "subscribe", "data": data}
+        ).encode()
+        + b"\n"
+    )
+    assert line_of(connection) == b""
+
+
+def test_a_mute_connection_is_given_up() -> None:
+    """After three heartbeats, and another one made."""
+    with server(mute, mute) as client, client.subscribe() as events:
+        assert isinstance(next(events), SnapshotEvent)
+        assert next(events) == LostEvent("nothing came for 0.06 s")
+        assert isinstance(next(events), SnapshotEvent)
+
+
+def test_a_subscription_without_a_server_or_an_answer_fails() -> None:
+    """As a call does."""
+    with QuoteClient(port=1) as client, pytest.raises(ConnectionFailedError, match="refused"):
+        client.subscribe()
+
+    def silent(connection: socket.socket) -> None:
+        line_of(connection)
+        assert line_of(connection) == b""
+
+    with server(silent) as client:
+        client.timeout_s = 0.05
+        with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
+            client.subscribe()
+
+    def strange(connection: socket.socket) -> None:
+        line_of(connection)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with server(strange) as client, pytest.raises(ConnectionFailedError, match="no quoteshm"):
+        client.subscribe()
+
+
+# -- ways in ----------------------------------------------------------------------------------
+
+
+def serve_once(listening: socket.socket, context: ssl.SSLContext | None = None) -> None:
+    """Answer one request over one connection."""
+    connection, _ = listening.accept()
+    try:
+        if context is not None:
+            connection = context.wrap_socket(connection, server_side=True)
+        with connection:
+            connection.sendall(PONG % json.loads(line_of(connection))["id"])
+    except OSError:
+        connection.close()  # a client that does not trust us
+
+
+def test_a_unix_socket_is_a_way_in(tmp_path: Path) -> None:
+    """Errors name it."""
+    path = tmp_path / "quotes.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        thread = threading.Thread(target=serve_once, args=(listening,))
+        thread.start()
+        with QuoteClient(path=path) as client:
+            client.ping()
+        thread.join()
+    path.unlink()
+    with pytest.raises(ConnectionFailedError, match=f"unix:{path}: No such file"):
+        QuoteClient(path=path).ping()
+
+
+def test_tls_is_a_way_in_for_who_trusts_the_server(tmp_path: Path) -> None:
+    """And for nobody else."""
+    authority = Authority(tmp_path)
+    issued = authority.issue("127.0.0.1")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(issued.certificate, issued.key)
+    trusts: list[tuple[bool | ssl.SSLContext, bool]] = [(authority.trusting(), True), (True, False)]
+    for tls, works in trusts:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+            thread = threading.Thread(target=serve_once, args=(listening, context))
+            thread.start()
+            with QuoteClient(port=port, tls=tls) as client:
+                if works:
+                    client.ping()
+                else:
+                    with pytest.raises(ConnectionFailedError, match="certificate verify failed"):
+                        client.ping()
+            thread.join()
+
+
+def test_tls_over_a_unix_socket_is_refused() -> None:
+    """There is no name to check."""
+    with pytest.raises(SettingsError, match="tls"):
+        QuoteClient(path="/tmp/x", tls=True)  # noqa: S108  never opened
+
+
+def test_a_token_goes_first() -> None:
+    """Over each connection, in one go with the request; a wrong one is the call's error."""
+
+    def right(connection: socket.socket) -> None:
+        with connection.makefile("rb") as lines:
+            for op in ("auth", "ping"):
+                request = json.loads(lines.readline())
+                assert request["type"] == op
+                connection.sendall(PONG % request["id"])
+
+    def wrong(connection: socket.socket) -> None:
+        error = b'{"code":"UNAUTHORIZED","message":"wrong token"}'
+        request_id = json.loads(line_of(connection))["id"]
+        connection.sendall(b'{"v":1,"id":%d,"type":"error","error":%b}\n' % (request_id, error))
+
+    with server(right, wrong, wrong) as other:
+        with QuoteClient(port=other.port, token="secret") as client:  # noqa: S106  of the test
+            client.ping()
+        with QuoteClient(port=other.port, token="other") as client:  # noqa: S106  of the test
+            for ask in (client.ping, client.subscribe):
+                with pytest.raises(RequestError, match="wrong token") as caught:
+                    ask()
+                assert caught.value.code is ErrorCode.UNAUTHORIZED

@@ -340,14 +340,92 @@ def test_top_says_how_the_writer_is(tmp_path: Path) -> None:
             assert terminal.finish() == 0
 
 
-def test_top_needs_shared_memory(tmp_path: Path) -> None:
-    """A server without it says so: an error answer."""
-    with daemon(tmp_path, "--synthetic", "--no-shm") as running:
+def test_top_shows_the_market_of_a_server_without_shared_memory(tmp_path: Path) -> None:
+    """Over the wire, and says how the connection is; with what was last told when it is lost."""
+    argv = ("--synthetic", "--no-shm", "--refresh", "0.1", "--freshness", "0.5")
+    with daemon(tmp_path, *argv) as running:
         running.wait_for("epoch 2:")
-        done = run(running, "top", "--once")
+        once = run(running, "top", "--once", "--sort", "price", "MSFT", "AAPL", "XXXX")
+        assert once.returncode == 1
+        assert once.stderr == "quoteshm: unknown ticker: XXXX\n"
+        assert [json.loads(line)["ticker"] for line in once.stdout.splitlines()] == ["AAPL", "MSFT"]
+        with Terminal(at(running), *COMMAND, "top") as terminal:
+            assert f"connected to 127.0.0.1:{running.port}" in terminal.wait_for("[▲▼]")
+            running.stop(signal.SIGKILL)
+            terminal.wait_for("CONNECTION LOST")
+            terminal.wait_for("20 STALE")
+            with daemon(tmp_path, *argv, "--port", str(running.port)) as second:
+                second.wait_for("epoch 2:")
+                terminal.wait_for("AAPL .* fresh")
+                assert "LOST" not in terminal.frame
+            terminal.press("q")
+            assert terminal.finish() == 0
 
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "quoteshm: this server has no shared memory\n"
+
+def test_watch_prints_what_changes_until_ctrl_c(server: Running) -> None:
+    """A document a quote, in full, the latest first; standard error names what has no value."""
+    watching = subprocess.Popen(
+        [*COMMAND, "watch", "AAPL", "XXXX"],
+        env=at(server),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    lines = [json.loads(watching.stdout.readline()) for _ in range(3)]
+    watching.send_signal(signal.SIGINT)
+    _, err = watching.communicate(timeout=WAIT_S)
+
+    assert watching.returncode == 130
+    assert err == "quoteshm: no value yet: XXXX\n"
+    assert {line["ticker"] for line in lines} == {"AAPL"}
+    assert [line["epoch"] for line in lines] == sorted({line["epoch"] for line in lines})
+
+
+def test_watch_ends_when_nobody_reads_it(tmp_path: Path) -> None:
+    """Also in a market that does not move."""
+    with daemon(tmp_path, "--synthetic", "--refresh", "3600") as running:
+        running.wait_for("epoch 2:")
+        watching = subprocess.Popen(
+            [*COMMAND, "watch", "--all", "--csv"],
+            env=at(running),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert watching.stdout is not None
+        heading, first = watching.stdout.readline(), watching.stdout.readline()
+        watching.stdout.close()
+        assert watching.wait(WAIT_S) == 141
+        assert watching.stderr is not None
+        assert watching.stderr.read() == ""
+        watching.stderr.close()
+
+    assert heading.startswith("epoch,skipped,ticker,price")
+    assert first.split(",")[2] == "AAPL"
+
+
+def test_a_server_behind_a_unix_socket_and_a_token_is_asked_all_the_same(tmp_path: Path) -> None:
+    """By each command, also those that read its segment; without the token it refuses."""
+    token, path = tmp_path / "token", tmp_path / "q.sock"
+    token.write_text("open sesame\n")
+    token.chmod(0o600)
+    argv = ("--synthetic", "--endpoint", f"unix:{path}", "--auth-token-file", str(token))
+    with daemon(tmp_path, *argv) as running:
+        running.wait_for("epoch 2:")
+        way = ("--socket", str(path), "--token-file", str(token))
+        quote = run(running, "get", "AAPL", *way)
+        once = run(running, "top", "--once", "--table", *way)
+        bars = run(running, "export", "AAPL", *way)
+        refused = run(running, "get", "AAPL", "--socket", str(path))
+
+    assert json.loads(quote.stdout)["ticker"] == "AAPL"
+    assert "writer live" in once.stdout
+    assert bars.stdout.startswith("ticker,time_ms")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "quoteshm: this server wants a token: send auth first\n"
 
 
 def test_a_character_that_the_output_cannot_show_is_spelled_out(server: Running) -> None:

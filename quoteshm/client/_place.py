@@ -1,0 +1,48 @@
+"""Where a server is: a host and a port, with TLS or without, or a Unix socket."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from quoteshm.errors import SettingsError
+
+if TYPE_CHECKING:
+    import ssl
+
+
+class Place(NamedTuple):
+    """Where a server is."""
+
+    host: str
+    port: int
+    path: str | None  # of a Unix socket, instead of the two
+    tls: object  # whatever the client takes for it; false without
+
+    @classmethod
+    def of(cls, host: str, port: int, path: str | os.PathLike[str] | None, tls: object) -> Place:
+        """Check what was given.
+
+        Raises
+        ------
+        SettingsError
+            TLS over a Unix socket: there is no name to check a certificate against.
+
+        """
+        if path is not None and tls:
+            raise SettingsError("tls", tls, "none with a Unix socket")
+        return cls(host, port, None if path is None else os.fspath(path), tls)
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """What the standard library needs for TLS: the system's authorities unless given."""
+        if not self.tls:
+            return None
+        import ssl  # noqa: PLC0415  it takes some time to load, and few need it
+
+        return self.tls if isinstance(self.tls, ssl.SSLContext) else ssl.create_default_context()
