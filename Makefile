@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 
 PIP_INSTALL = -m pip --disable-pip-version-check --quiet install
 
-.PHONY: run test test-oldest lint bench soak crash hostile faults warm-start clean
+.PHONY: run test test-oldest lint bench bench-wire soak crash hostile faults push warm-start clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/twistd -n --pidfile= quoteshm --port $(PORT) --synthetic
@@ -32,6 +32,10 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(VENV)/bin/python bench/core.py
 
+# The wire next to Redis, which apt-get installs where it is missing: bench/README.md.
+bench-wire: $(VENV)/.dev
+	$(VENV)/bin/python -m bench.wire --install-redis
+
 # A minute of reading in every way, while a daemon publishes 100 batches a second and is killed.
 soak: $(VENV)/.dev
 	$(VENV)/bin/python -m tests.campaigns.soak
@@ -43,6 +47,10 @@ crash: $(VENV)/.dev
 # Clients that mean no good, at a daemon that is to mind none of them; the last minute all at once.
 hostile: $(VENV)/.dev
 	$(VENV)/bin/python -m tests.campaigns.hostile
+
+# 1,000 subscribers to 500 tickers ten times a second; some are slow or die, and so does the daemon.
+push: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.campaigns.push
 
 # Every system call fails in turn, bits flip, disks are full, clocks jump; takes gcc.
 faults: $(VENV)/.dev

@@ -48,8 +48,8 @@ def test_each_program_runs(program: str, running: Running) -> None:
 
 
 def test_there_are_programs_to_run() -> None:
-    """The reader's, the classic loop and the client's."""
-    assert len(PROGRAMS) == 3
+    """The reader's, the classic loop, and two of the client's."""
+    assert len(PROGRAMS) == 4
 
 
 def test_the_messages_are_those_of_the_wire(running: Running) -> None:
