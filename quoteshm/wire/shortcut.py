@@ -45,6 +45,7 @@ class Shortcut:
         self._tails: dict[bytes, bytes] = {}
         self._epoch = -1
         self._until_ms = 0  # by then a quote goes stale
+        self._mixed = b""  # the latest chunk in which not all lines were alike
 
     def answer(self, chunk: bytes, at: int, limit: int) -> tuple[list[bytes], int, int]:
         """Answer the canonical lines that a chunk has from a place on.
@@ -67,17 +68,19 @@ class Shortcut:
         """
         tails, parts, count = self._valid_tails(), list[bytes](), 0
         form = CANONICAL[chunk.startswith(b" ", at + _FIRST_SPACE)]
-        if len(chunk) - at > SEVERAL_NBYTES:
+        if len(chunk) - at > SEVERAL_NBYTES and chunk is not self._mixed:
             pieces = form.split(chunk[at:] if at else chunk, limit)
             rest = pieces.pop()
             tickers = pieces[2::3]
             found = list(map(tails.get, tickers))
             if None in found:
                 found = [tails.get(ticker) or self._tail(ticker) for ticker in tickers]
-            if not any(pieces[::3]) and None not in found:  # nothing between them, all known
+            # Some, nothing between them, all known.
+            if found and not any(pieces[::3]) and None not in found:
                 pieces[::3] = [messages.RESPONSE_HEAD] * len(found)
                 pieces[2::3] = found
                 return pieces, len(found), len(chunk) - len(rest)
+            self._mixed = chunk  # or each of its lines would cost a look at all that follow
         while count < limit and (line := form.match(chunk, at)) is not None:
             request_id, ticker = line.groups()
             tail = tails.get(ticker) or self._tail(ticker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -13,7 +14,7 @@ from twisted.internet.testing import StringTransport
 
 from quoteshm.model import Ticker
 from quoteshm.shm.batch import Batch
-from quoteshm.wire import operations
+from quoteshm.wire import operations, shortcut
 from quoteshm.wire.bounds import Bounds
 from quoteshm.wire.operations import Context
 from quoteshm.wire.protocol import QuoteFactory
@@ -280,6 +281,39 @@ def test_no_canonical_line_is_longer_than_is_said() -> None:
     line = (FORMS[1] % ('"' + "x" * 128 + '"', '"' + "A" * 32 + '"')).encode() + b"\r\n"
     assert CANONICAL[1].fullmatch(line)
     assert len(line) <= LONGEST_NBYTES
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b'{"v":1,"id":1,"type":"ping"}\n'],
+        [b'{"v":1,"id":1,"type":"get_quote","ticker":"XXXX"}\n'],
+        [b'{"v":1,"id":1,"type":"get_quote","ticker":"AAPL"}\n', b'{"v":1,"id":1,"type":"ping"}\n'],
+    ],
+)
+def test_lines_that_are_not_alike_are_looked_at_together_once(
+    lines: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not once for each line: a chunk of pings would cost its square."""
+    market, _ = market_of()
+    looks = list[int]()
+
+    class Form:
+        def split(self, chunk: bytes, limit: int) -> list[bytes]:
+            looks.append(len(chunk))
+            return CANONICAL[0].split(chunk, limit)
+
+        def match(self, chunk: bytes, at: int) -> re.Match[bytes] | None:
+            return CANONICAL[0].match(chunk, at)
+
+    monkeypatch.setattr(shortcut, "CANONICAL", (Form(), Form()))
+    chunk, at, count, one = b"".join(lines * 1000), 0, 0, Shortcut(market.cache)
+    while at < len(chunk):
+        _, answered, at = one.answer(chunk, at, 64)
+        count += answered
+        at = chunk.index(b"\n", at) + 1
+    assert looks == [len(chunk)]
+    assert count == 1000 * (len(lines) - 1)
 
 
 def test_what_is_kept_is_bounded_by_the_tickers() -> None:
