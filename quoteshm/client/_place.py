@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quoteshm.errors import SettingsError
 
 if TYPE_CHECKING:
     import ssl
+
+LONGEST_PATH_NBYTES: Final = 107  # of a Unix socket: struct sockaddr_un
 
 
 class Place(NamedTuple):
@@ -26,12 +28,22 @@ class Place(NamedTuple):
         Raises
         ------
         SettingsError
-            TLS over a Unix socket: there is no name to check a certificate against.
+            There can be no such host, port or path; TLS over a Unix socket: there is no name to
+            check a certificate against.
 
         """
-        if path is not None and tls:
-            raise SettingsError("tls", tls, "none with a Unix socket")
-        return cls(host, port, None if path is None else os.fspath(path), tls)
+        if path is not None:
+            if tls:
+                raise SettingsError("tls", tls, "none with a Unix socket")
+            if not _is_path(os.fsencode(path)):
+                expected = f"1 to {LONGEST_PATH_NBYTES} bytes, none of them 0"
+                raise SettingsError("path", path, expected)
+            return cls(host, port, os.fspath(path), tls)
+        if not _is_host(host):
+            raise SettingsError("host", host, "a name with labels of 1 to 63 bytes, or an address")
+        if port not in range(1 << 16):
+            raise SettingsError("port", port, "0 to 65535")
+        return cls(host, port, None, tls)
 
     def __str__(self) -> str:
         if self.path is not None:
@@ -46,3 +58,16 @@ class Place(NamedTuple):
         import ssl  # noqa: PLC0415  it takes some time to load, and few need it
 
         return self.tls if isinstance(self.tls, ssl.SSLContext) else ssl.create_default_context()
+
+
+def _is_host(host: str) -> bool:
+    """Whether it can be looked up; `socket` takes names in this encoding."""
+    try:
+        return bool(host) and "\0" not in host and bool(host.encode("idna"))
+    except UnicodeError:
+        return False
+
+
+def _is_path(path: bytes) -> bool:
+    """Whether it fits; a name that begins with a zero byte is one without a file."""
+    return 0 < len(path) <= LONGEST_PATH_NBYTES and b"\0" not in path[1:]

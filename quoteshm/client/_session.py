@@ -112,6 +112,7 @@ class Call(Generic[T]):
         self.asked_s = 0.0
         self.timer: Timer | None = None  # for its time-out
         self.settled = False
+        self.is_forgotten = False  # nobody waits any more, but an answer is still to come
         self.is_fresh = False  # sent on a connection that was made for it: not sent twice
         self.answer: T | None = None
         self.error: Exception | None = None
@@ -182,6 +183,7 @@ class Feed:
         self.instance: str | None = None
         self.heartbeat_s = 0.0
         self.is_live = False  # on the connection that there is
+        self.refused_s: float | None = None  # when the server had no room for it to go on
         self.error: Exception | None = None
         self.ended = False
 
@@ -282,8 +284,13 @@ class Session:
             self._send(call.line)
 
     def forget(self, call: Call[Any]) -> None:
-        """Let its answer, should it still come, be nobody's."""
-        self._calls.pop(call.id, None)
+        """Let its answer, should it still come, be nobody's.
+
+        It keeps its place: an error that names no request is that of the oldest one.
+        """
+        call.is_forgotten = True
+        if not self.connected:
+            self._calls.pop(call.id, None)
 
     def subscribe(self, feed: Feed) -> None:
         """Begin a subscription, now or when there is a connection."""
@@ -295,7 +302,9 @@ class Session:
     def unsubscribe(self, feed: Feed) -> None:
         """End a subscription; what still comes of it is nobody's."""
         if self.feeds.pop(feed.id, None) is not None and self.connected:
-            self._calls.pop(feed.id, None)
+            call = self._calls.get(feed.id)
+            if call is not None:
+                self.forget(call)
             request_id = next(self._ids)
             self._send(_codec.request(request_id, "unsubscribe", {"subscription": feed.id}))
         feed.end()
@@ -303,7 +312,7 @@ class Session:
     @property
     def is_needed(self) -> bool:
         """Whether anybody waits for anything."""
-        return bool(self._calls or self.feeds)
+        return bool(self.feeds) or any(not c.is_forgotten for c in self._calls.values())
 
     # -- what the connection brings ----------------------------------------------------------
 
@@ -336,6 +345,7 @@ class Session:
             if not self.connected:
                 return  # somebody who was told something has closed it
             self._receive(reply)
+        self._ask_again()
 
     def take(self) -> bytes:
         """Give what is to be sent."""
@@ -355,6 +365,7 @@ class Session:
         was_connected, self.connected = self.connected, False
         self._replies, self._outbox = Replies(), []
         why, self._refusal = self._refusal or why, ""
+        self._calls = {i: call for i, call in self._calls.items() if not call.is_forgotten}
         again = [c for c in self._calls.values() if was_connected and not c.is_fresh]
         failed = [call for call in self._calls.values() if call not in again]
         # A subscription is sent again as such.
@@ -381,6 +392,8 @@ class Session:
         calls, self._calls = self._calls, {}
         feeds, self.feeds = self.feeds, {}
         for call in calls.values():
+            if call.is_forgotten:
+                continue
             call.settle(error=error or self.closed_error())
         for feed in feeds.values():
             is_new = feed.instance is None
@@ -423,11 +436,24 @@ class Session:
             elif feed.instance is None or not self._may_come_back(call.error):
                 del self.feeds[feed.id]
                 feed.end(call.error)
+            else:
+                feed.refused_s = self.monotonic()
 
+        feed.refused_s = None
         call = Call("subscribe", feed.request, _codec.read_subscribed, done)
         call.id, call.is_fresh = feed.id, is_fresh
         self._calls[call.id] = call
         self._send(_codec.request(feed.id, call.op, call.fields))
+
+    def _ask_again(self) -> None:
+        """Ask once more for what the server had no room for, after a while.
+
+        To be called when anything comes. Where nothing does, the connection is given up as mute.
+        """
+        latest_s = self.monotonic() - self.timeout_s
+        for feed in self.feeds.values():
+            if feed.refused_s is not None and feed.refused_s <= latest_s:
+                self._resubscribe(feed, is_fresh=True)
 
     @staticmethod
     def _may_come_back(error: Exception | None) -> bool:
@@ -444,7 +470,10 @@ class Session:
             return
         call = self._calls.pop(reply.id, None)
         if call is not None:  # others are answers to what nobody waits for any more
-            self._settle(call, reply)
+            if call.is_forgotten:
+                self.answered = True
+            else:
+                self._settle(call, reply)
 
     def _settle(self, call: Call[Any], reply: Reply) -> None:
         self.answered = True
@@ -475,4 +504,5 @@ class Session:
                 refused = refused[:1]
             for call in refused:
                 self._calls.pop(call.id, None)
-                call.settle(error=error)
+                if not call.is_forgotten:
+                    call.settle(error=error)

@@ -223,7 +223,7 @@ class AsyncQuoteClient:
                     await loop.create_connection(
                         self._make_protocol, place.host, place.port, ssl=context
                     )
-        except (OSError, UnicodeError) as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, somebody waits to be told
             self._link.failed(reason(error))
 
     def _make_protocol(self) -> _Protocol:

@@ -34,7 +34,6 @@ from quoteshm.client._session import (
     strange,
     timeout_of,
 )
-from quoteshm.errors import ConnectionFailedError
 
 if TYPE_CHECKING:
     import ssl
@@ -77,7 +76,8 @@ class QuoteClient:
     Raises
     ------
     SettingsError
-        For a ``timeout_s`` that is no time, and for TLS over a Unix socket.
+        For a ``timeout_s`` that is no time, a host, port or path that there cannot be, and for TLS
+        over a Unix socket.
 
     Examples
     --------
@@ -115,6 +115,7 @@ class QuoteClient:
         self._connection: _Connection | None = None
         self._closed = False
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        self._subscribing = threading.Lock()  # held by whoever reads or changes them
 
     @property
     def address(self) -> str:
@@ -140,7 +141,9 @@ class QuoteClient:
         with self._lock:
             self._closed = True
             self._drop("this client is closed")
-        for subscription in list(self._subscriptions):
+        with self._subscribing:
+            subscriptions = list(self._subscriptions)
+        for subscription in subscriptions:
             subscription.close()
 
     # -- what can be asked -------------------------------------------------------------------
@@ -260,10 +263,17 @@ class QuoteClient:
 
         """
         feed = Feed(tickers, max_pending=max_pending, heartbeats=heartbeats, reconnect=reconnect)
-        if self._closed:
-            raise ConnectionFailedError(self.address, "this client is closed")
         subscription = Subscription(self._place, self._token, feed, self.timeout_s)
-        self._subscriptions.add(subscription)
+        with self._subscribing:
+            if self._closed:
+                raise self._session.closed_error()
+            self._subscriptions.add(subscription)  # from now on `close` finds it
+        try:
+            subscription.begin()
+        except BaseException:
+            with self._subscribing:
+                self._subscriptions.discard(subscription)
+            raise
         return subscription
 
     # -- calls -------------------------------------------------------------------------------
@@ -352,7 +362,6 @@ class Subscription:
         self._retry_s = 0.0  # when to connect again
         self._closed = threading.Event()
         self._lock = threading.RLock()  # held by whoever uses the connection
-        self._begin()
 
     def __enter__(self) -> Self:
         return self
@@ -376,6 +385,9 @@ class Subscription:
 
     def wait(self, timeout_s: float | None = None) -> Event | None:
         """Give the next event, or None when it is closed, or none comes in time.
+
+        An attempt to connect anew is not cut short: it may take as long as any call, so with a
+        server that does not answer a short wait is one of the client's ``timeout_s``.
 
         Raises
         ------
@@ -417,22 +429,30 @@ class Subscription:
             finally:
                 self._lock.release()
 
-    # -- inside ------------------------------------------------------------------------------
+    def begin(self) -> None:
+        """Wait for the first event: what goes wrong before it is the caller's.
 
-    def _begin(self) -> None:
-        """Wait for the first event: what goes wrong before it is the caller's."""
+        For `QuoteClient.subscribe`, once. `close` may be called meanwhile.
+        """
         deadline = time.monotonic() + self._timeout_s
-        self._connect(deadline)
-        while not self._feed.inbox and self._feed.error is None:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0 or self._connection is None:
-                self._feed.end(late(str(self._place), self._timeout_s))
-            else:
-                self._pump(left_s)
-        if self._feed.error is not None:
-            self._drop("refused")
-            is_late = time.monotonic() >= deadline
-            raise late(str(self._place), self._timeout_s) if is_late else self._feed.error
+        with self._lock:
+            if not self._closed.is_set():
+                self._connect(deadline)
+            while not (self._closed.is_set() or self._feed.inbox or self._feed.error):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or self._connection is None:
+                    self._feed.end(late(str(self._place), self._timeout_s))
+                else:
+                    self._pump(left_s)
+            if self._closed.is_set():
+                self._drop("closed")
+                raise self._session.closed_error()
+            if self._feed.error is not None:
+                self._drop("refused")
+                is_late = time.monotonic() >= deadline
+                raise late(str(self._place), self._timeout_s) if is_late else self._feed.error
+
+    # -- inside ------------------------------------------------------------------------------
 
     def _come_back(self, left_s: float) -> None:
         """Connect anew, when it is time to."""
@@ -539,9 +559,11 @@ def _connect(place: Place, deadline: float) -> socket.socket:
     if place.path is not None:
         return _opened(socket.AF_UNIX, place.path, deadline)
     refused: OSError | None = None
-    for family, _, _, _, address in socket.getaddrinfo(
-        place.host, place.port, type=socket.SOCK_STREAM
-    ):
+    try:
+        found = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
+    except (UnicodeError, OverflowError) as error:
+        raise ConnectionRefusedError(str(error)) from error
+    for family, _, _, _, address in found:
         try:
             connection = _opened(family, address, deadline)
         except OSError as error:

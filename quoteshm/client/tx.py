@@ -10,7 +10,7 @@ import random
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -243,9 +243,9 @@ class TxQuoteClient:
         return answer
 
     def _dial(self) -> None:
-        dialing: Deferred[Any] = self._endpoint.connect(
-            _Connections(self._link, self._open, self._gone)
-        )
+        factory = _Connections(self._link, self._open, self._gone)
+        # An endpoint may also raise what it cannot do.
+        dialing: Deferred[Any] = maybeDeferred(self._endpoint.connect, factory)
         self._dialing = dialing
         dialing.addCallbacks(lambda _: None, lambda failure: self._link.failed(_why(failure)))
 
@@ -376,7 +376,7 @@ class _Connections(Factory):
 def _endpoint(reactor: Any, place: Place, timeout_s: float) -> Any:  # noqa: ANN401  as above
     if place.path is not None:
         return UNIXClientEndpoint(reactor, place.path, timeout=timeout_s)
-    endpoint: Any = HostnameEndpoint(reactor, place.host.encode(), place.port, timeout=timeout_s)
+    endpoint: Any = HostnameEndpoint(reactor, place.host, place.port, timeout=timeout_s)
     if not place.tls:
         return endpoint
     options: Any = place.tls

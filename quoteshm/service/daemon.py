@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
     from quoteshm.service.settings import Settings
     from quoteshm.sources.base import Source
+    from quoteshm.wire.bounds import Bounds
 
 LOOK_AFTER_S: Final = 1.0  # from one look at the deadlines of clients to the next
 HEARTBEAT_S: Final = 1.0
@@ -211,7 +213,7 @@ class Daemon(MultiService):
         """Start what needs the writer; a service starts as it joins a tree that runs."""
         debug = self.settings.log_level == "debug"
         cache = QuoteCache(writer, self._clock)
-        context = Context(writer, cache, self.settings.bounds, self.describe)
+        context = Context(writer, cache, self._bounds(), self.describe)
         factory = QuoteFactory(context, self._reactor, self.gate, log_traffic=debug)
         Drain(factory).setServiceParent(self)  # type: ignore[no-untyped-call]
         self._listen(factory)
@@ -236,12 +238,16 @@ class Daemon(MultiService):
         else:
             self._start_archive(writer, factory.hub, self.settings.state_dir)
 
-    def _listen(self, factory: QuoteFactory) -> None:
+    def _bounds(self) -> Bounds:
+        """Give the bounds of the wire, with no more connections than there are files for."""
         wanted = self.settings.max_connections
-        room = make_room(wanted)
+        room = max(1, make_room(wanted))  # none at all would be no server
         if room < wanted:
             form = "room for {room} connections, not {wanted}: see ulimit -n"
             self.log.info(form, room=room, wanted=wanted)
+        return replace(self.settings.bounds, max_connections=room)
+
+    def _listen(self, factory: QuoteFactory) -> None:
         ca = self.settings.tls_client_ca
         for description in self.settings.endpoints:
             listener = Listener(self._reactor, description, factory, client_ca=ca)

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import resource
 import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
@@ -34,6 +36,8 @@ from quoteshm.service.options import BACKLOG
 from quoteshm.wire.peers import credentials_at, peer_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from twisted.python.failure import Failure
 
     from quoteshm.wire.protocol import QuoteFactory
@@ -44,6 +48,8 @@ CLIENT_CA: Final = "--tls-client-ca"
 DRAIN_S: Final = 5.0
 #: Files that the daemon has open beside its connections, with room to spare.
 OTHER_FILES: Final = 128
+#: So long another daemon may take to begin to listen in the same folder; it takes milliseconds.
+LOCK_WAIT_S: Final = 2.0
 _PIECE: Final = re.compile(r"(?:[^:\\]|\\.)*")
 _KEY: Final = re.compile(r"((?:[^=\\]|\\.)*)=(.*)", re.DOTALL)
 _CERTIFICATE: Final = re.compile(
@@ -272,18 +278,38 @@ class _UnixEndpoint:
         """Bind it, and have Twisted listen."""
         with socket.socket(socket.AF_UNIX) as own:
             own.settimeout(0)  # Twisted accepts until nobody waits, and must not wait itself
-            own.settimeout(0)
             try:
-                _take_away_dead(self._path)
-                own.bind(self._path)
-                # Before it listens: until then nobody can connect, whatever the mode.
-                Path(self._path).chmod(self._mode)
-                port = _UnixPort.adopt(self._reactor, own.fileno(), factory)
-                port.own_file(self._path)
-                port.socket.listen(self._backlog)
+                with _alone_in(Path(self._path).parent):
+                    _take_away_dead(self._path)
+                    own.bind(self._path)
+                    # Before it listens: until then nobody can connect, whatever the mode.
+                    Path(self._path).chmod(self._mode)
+                    port = _UnixPort.adopt(self._reactor, own.fileno(), factory)
+                    port.own_file(self._path)
+                    port.socket.listen(self._backlog)
             except OSError:
                 return defer.fail()
         return defer.succeed(port)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder: who is bound and does not listen yet looks dead to others."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise OSError(errno.EBUSY, f"another process has locked {folder}") from None
+                time.sleep(0.01)  # nothing is served yet
+            else:
+                break
+        yield
+    finally:
+        os.close(fd)
 
 
 def _take_away_dead(path: str) -> None:

@@ -198,6 +198,7 @@ class Intake:
             reading.received(data)
         except Exception:  # noqa: BLE001  whatever becomes of one client, the others go on
             self.log.failure("a client could not be served: cut off")
+            reading.stop()  # the transport knows nothing of it
             reading.transport.abortConnection()
 
     # -- what the reactor asks of a descriptor -----------------------------------------------

@@ -80,6 +80,10 @@ class Outbox:
         """Close the connection once everything is sent."""
         raise NotImplementedError
 
+    def stopProducing(self) -> None:
+        """Let go of everything: the connection is gone, or to go at once."""
+        raise NotImplementedError
+
     def _keep(self, parts: tuple[bytes, ...], sent: int = 0) -> None:
         """Keep what is not sent of parts."""
         for part in parts:

@@ -24,8 +24,8 @@ from quoteshm.wire.auth import WRONG_TOKEN, Gate
 from quoteshm.wire.framing import LineFramer, Overlong
 from quoteshm.wire.intake import Intake, Reading
 from quoteshm.wire.limits import Connections, LogRation
-from quoteshm.wire.outbox import Outbox, Transport, outbox
-from quoteshm.wire.peers import Peer, peer_of, tune
+from quoteshm.wire.outbox import Outbox, Transport, is_plain, outbox
+from quoteshm.wire.peers import Peer, Taken, peer_of, taken, tune
 from quoteshm.wire.push import Hub
 from quoteshm.wire.shortcut import LONGEST_NBYTES, Shortcut
 
@@ -40,8 +40,16 @@ if TYPE_CHECKING:
 #: besides one reply, to the memory of a client that does not read.
 WRITE_NBYTES: Final = 65_536
 LOGGED_NBYTES: Final = 256
-#: What no log is to have; also where the line is none, or its end is missing.
-_TOKEN: Final = re.compile(rb'("token"\s*:\s*)"(?:[^"\\]|\\.)*"?', re.DOTALL)
+#: Clients that are being told that there is no room for them, at a time: over TLS one that never
+#: shakes hands has a file for as long as the write time-out.
+MAX_TURNED_AWAY: Final = 32
+#: What no log is to have; also where the line is none, its end is missing, or the key is written
+#: with escapes.
+_TOKEN: Final = re.compile(
+    rb'("%b"\s*:\s*)"(?:[^"\\]|\\.)*"?'
+    % b"".join(rb"(?:%c|\\u00(?i:%02x))" % (letter, letter) for letter in b"token"),
+    re.DOTALL,
+)
 
 
 @implementer(IHalfCloseableProtocol)
@@ -76,7 +84,8 @@ class QuoteProtocol(LineReceiver):
         self._draining = False
         self._lines_seen = False  # since it was last looked after
         self._heard_s = self._moved_s = 0.0
-        self._sent_nbytes = 0
+        self._taken = Taken(is_all=True, mark=0)
+        self._taken_nbytes = 0  # sent, and known to be taken
 
     # -- what the transport calls ------------------------------------------------------------
 
@@ -84,11 +93,13 @@ class QuoteProtocol(LineReceiver):
         """Let the client in, or tell it why not."""
         transport = cast("Any", self.transport)
         self.peer = peer_of(transport)
-        tune(transport, self._bounds.write_timeout_s)
+        tune(transport)
         self._outbox = outbox(transport, self._caught_up)
         self._reading = self.server.intake.reading(transport, self.dataReceived)
         reason = self.server.let_in(self)
-        if reason is not None:
+        if reason is not None and self.server.is_crowded and not is_plain(transport):
+            self.abort()
+        elif reason is not None:
             self._turn_away(reason)
         elif self.server.log_traffic:
             self.log.debug("{peer} connected", peer=self.peer.name)
@@ -310,8 +321,15 @@ class QuoteProtocol(LineReceiver):
         if self._lines_seen or not (box.is_clear and self._heard_s):
             self._lines_seen, self._heard_s = False, now_s
         is_done = box.is_clear and not self._closing
-        if is_done or box.sent_nbytes != self._sent_nbytes or not self._moved_s:
-            self._sent_nbytes, self._moved_s = box.sent_nbytes, now_s
+        before = self._taken
+        # The kernel is asked only where it was given anything since it had nothing left.
+        if not is_done or box.sent_nbytes != self._taken_nbytes:
+            self._taken = taken(self.transport, box.sent_nbytes)
+            is_done = is_done and self._taken.is_all
+        if is_done:
+            self._taken_nbytes = box.sent_nbytes
+        if is_done or self._taken != before or not self._moved_s:
+            self._moved_s = now_s
         elif now_s - self._moved_s > bounds.write_timeout_s:
             self.log.info("{peer} does not read: cut off", peer=self.peer.name)
             self.abort()
@@ -322,7 +340,10 @@ class QuoteProtocol(LineReceiver):
             self._close()
 
     def abort(self) -> None:
-        """Close the connection at once, whatever is still to be sent."""
+        """Close the connection at once, whatever is still to be sent or was asked."""
+        self._ended = True
+        self._reading.stop()
+        self._outbox.stopProducing()
         self._transport.abortConnection()
 
     # -- log ---------------------------------------------------------------------------------
@@ -410,6 +431,11 @@ class QuoteFactory(ServerFactory):
         elif self.ration.allows():
             self.log.info("{peer} is turned away: {reason}", peer=client.peer.name, reason=reason)
         return reason
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there are too many to be told that there is no room for them."""
+        return len(self.clients) - len(self.admitted) > MAX_TURNED_AWAY
 
     def left(self, client: QuoteProtocol) -> None:
         """Count a client out."""

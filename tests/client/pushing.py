@@ -37,7 +37,7 @@ class PushedCase(ServedCase):
     def cut(self) -> None:
         """Cut all connections."""
         for protocol in list(self.factory.open):
-            protocol.transport.abortConnection()  # type: ignore[union-attr]
+            protocol.abort()
 
     def prices(self, quotes: dict[str, Quote]) -> None:
         """Check that a copy is the market."""

@@ -218,6 +218,25 @@ class ServedTests(PushedCase):
 
         await self.with_client(ask)
 
+    async def test_the_error_of_a_call_that_is_cancelled_is_not_the_next_ones(self) -> None:
+        """Also when it does not say whose it is; the same with a subscription that has ended."""
+        too_many = [f"X{n}" for n in range(20_000)]
+
+        async def ask(client: AsyncQuoteClient) -> None:
+            await client.ping()
+            asking = asyncio.create_task(client.get_quotes(too_many))
+            await asyncio.sleep(0)
+            asking.cancel()
+            assert (await client.get_quote("MSFT")).ticker == "MSFT"
+            async with client.subscribe(too_many):
+                pass
+            assert (await client.get_quote("AAPL")).ticker == "AAPL"
+            with pytest.raises(RequestError, match="line longer"):
+                await client.get_quotes(too_many)
+
+        await self.with_client(ask)
+        assert self.factory.made == 1
+
 
 async def collect(events: Any) -> list[Event]:
     """Read to the end."""
@@ -356,6 +375,22 @@ def test_without_a_server_it_says_so() -> None:
         async with AsyncQuoteClient("no-such-host.invalid") as client:
             with pytest.raises(ConnectionFailedError, match=r"no-such-host\.invalid:9000"):
                 await client.ping()
+
+    asyncio.run(ask())
+
+
+def test_whatever_connecting_raises_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time: it is not taken for an attempt that goes on."""
+
+    async def ask() -> None:
+        def connect(*_: object, **__: object) -> None:
+            raise OverflowError("of some kind")
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", connect)
+        async with AsyncQuoteClient() as client:
+            for _ in range(2):
+                with pytest.raises(ConnectionFailedError, match="of some kind"):
+                    await client.ping()
 
     asyncio.run(ask())
 

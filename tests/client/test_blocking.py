@@ -19,6 +19,7 @@ from pandas.testing import assert_frame_equal
 from twisted.internet.defer import Deferred
 
 import quoteshm
+from quoteshm.client import blocking
 from quoteshm.client.blocking import QuoteClient
 from quoteshm.client.events import (
     HeartbeatEvent,
@@ -217,7 +218,7 @@ class ServedTests(ServedCase):
         self.addCleanup(client.close)
         await self.in_thread(client.ping)
         for protocol in list(self.factory.open):
-            protocol.transport.abortConnection()  # type: ignore[union-attr]
+            protocol.abort()
         await self.in_thread(client.ping)
         assert self.factory.made == 2
 
@@ -228,7 +229,7 @@ class ServedTests(ServedCase):
         await self.in_thread(client.ping)
         await self.listening.stopListening()
         for protocol in list(self.factory.open):
-            protocol.transport.abortConnection()  # type: ignore[union-attr]
+            protocol.abort()
         with pytest.raises(ConnectionFailedError, match=f"127.0.0.1:{self.port}: Connection ref"):
             await self.in_thread(client.ping)
         self.listen(self.port)
@@ -692,6 +693,65 @@ def test_a_subscription_without_a_server_or_an_answer_fails() -> None:
         client.subscribe()
 
 
+def ends_when_closed(client: QuoteClient, is_under_way: threading.Event) -> None:
+    """Close a client while another thread subscribes."""
+    raised: list[BaseException] = []
+
+    def subscribe() -> None:
+        try:
+            client.subscribe()
+        except ConnectionFailedError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=subscribe)
+    thread.start()
+    assert is_under_way.wait(10)
+    client.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert "this client is closed" in str(*raised)
+    assert len(client._subscriptions) == 0
+
+
+def test_closing_ends_a_subscription_that_begins() -> None:
+    """In another thread, which waits for the first event."""
+    asked = threading.Event()
+
+    def silent(connection: socket.socket) -> None:
+        line_of(connection)
+        asked.set()
+        assert line_of(connection) == b""
+
+    with server(silent) as client:
+        client.timeout_s = 60.0
+        ends_when_closed(client, asked)
+
+
+def test_closing_ends_a_subscription_that_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as it is connected: no event comes of it."""
+    dialing, closed, connect = threading.Event(), threading.Event(), blocking._connect
+
+    def wait_and_connect(*place: Any) -> socket.socket:
+        dialing.set()
+        assert closed.wait(10)
+        return connect(*place)
+
+    def unasked(connection: socket.socket) -> None:
+        assert line_of(connection) == b""
+
+    monkeypatch.setattr(blocking, "_connect", wait_and_connect)
+    close = blocking.Subscription.close
+
+    def close_and_connect(subscription: blocking.Subscription) -> None:
+        subscription._closed.set()
+        closed.set()
+        close(subscription)
+
+    monkeypatch.setattr(blocking.Subscription, "close", close_and_connect)
+    with server(unasked) as client:
+        ends_when_closed(client, dialing)
+
+
 # -- ways in ----------------------------------------------------------------------------------
 
 
@@ -705,6 +765,19 @@ def serve_once(listening: socket.socket, context: ssl.SSLContext | None = None) 
             connection.sendall(PONG % json.loads(line_of(connection))["id"])
     except OSError:
         connection.close()  # a client that does not trust us
+
+
+def test_a_name_that_cannot_be_looked_up_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever looking it up raises."""
+
+    def look_up(host: str, *_: object, **__: object) -> None:
+        host.encode("ascii")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    client = QuoteClient("b\u00fccher.example")
+    for ask in (client.ping, client.subscribe):
+        with pytest.raises(ConnectionFailedError, match="codec can't encode"):
+            ask()
 
 
 def test_a_unix_socket_is_a_way_in(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class FollowingTests(PushedCase):
                 self.publish_at_random(chance)
             for protocol in list(self.factory.open):
                 if chance.random() < 0.02:
-                    protocol.transport.abortConnection()  # type: ignore[union-attr]
+                    protocol.abort()
             await deferLater(self.reactor, chance.choice([0.0, 0.002]))
         self.market.quote("AAPL", -1.0)  # the last one
         self.note()

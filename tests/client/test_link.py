@@ -176,6 +176,22 @@ def test_a_call_in_vain_is_a_timeout() -> None:
     assert isinstance(last.error, TimeoutError)
 
 
+def test_a_call_that_was_in_vain_keeps_its_place() -> None:
+    """An error that names no request is its own, late as it comes."""
+    one, slow, last = Linked(), ping(), ping()
+    one.link.ask(slow, 2.0)
+    wire = one.connect()
+    one.clock.advance(1)
+    one.link.received(wire, b"\n")  # so it is not mute
+    one.link.ask(last, 2.0)
+    one.clock.advance(1.5)
+    assert isinstance(slow.error, TimeoutError)
+    assert not wire.aborted
+    one.link.received(wire, error_line(None, "BAD_REQUEST", "line longer than 10 bytes"))
+    one.link.received(wire, line_of(id=last.id, **PONG))
+    assert last.answer == {}
+
+
 def test_what_is_no_server_is_not_asked_again() -> None:
     """The calls fail, though the connection was there before."""
     one, call = Linked(), ping()

@@ -305,6 +305,39 @@ def test_a_refused_subscription_ends_with_the_error() -> None:
     assert isinstance(first.error, RequestError)
 
 
+def test_a_subscription_that_may_not_go_on_for_now_asks_again() -> None:
+    """After a while, though the connection lives: another one goes on over it."""
+    market, now_s = ModelMarket(), [0.0]
+    session = Session("there:1", None, 10.0, lambda: now_s[0])
+    refused, other = Feed(), Feed(["A"])
+    for feed in (refused, other):
+        session.subscribe(feed)
+    session.connect()
+    answered(session, market)
+    session.lost("it fell")
+    market.disconnect()
+    session.connect()
+    first, second = session.take().splitlines()
+    session.receive(error_line(refused.id, "OVERLOADED", "reply of 9 bytes, at most 5"))
+    session.receive(market.reply(second))
+    beat = event(other.id, 2, {"now_ms": 1, "last_update_ms": 1}, op="heartbeat")
+    for _ in range(3):  # times that it is refused
+        for second_s in (4.0, 4.0, 4.0):
+            assert session.take() == b""
+            now_s[0] += second_s
+            session.receive(beat)
+        assert session.take().splitlines() == [first]
+        session.receive(error_line(refused.id, "OVERLOADED", "reply of 9 bytes, at most 5"))
+    now_s[0] += 10.0
+    session.receive(beat)
+    session.receive(market.reply(session.take()))
+    assert refused.is_live
+    assert isinstance(drained(refused)[-1], ResumedEvent)
+    now_s[0] += 100.0
+    session.receive(beat)
+    assert session.take() == b""
+
+
 def test_a_server_that_is_full_says_why_the_connection_falls() -> None:
     """In the event."""
     session, feed = subscribed(ModelMarket())
@@ -388,6 +421,48 @@ def test_an_error_that_names_no_request_is_the_oldest_ones() -> None:
     session.receive(line_of(id=second.id, **PONG))
     assert isinstance(first.error, RequestError)
     assert second.answer == {}
+
+
+def test_a_call_that_is_forgotten_keeps_its_place() -> None:
+    """Its error, which names no request, is not the next one's; as of a subscription that ended."""
+    session, first, feed, last = Session("there:1"), ping(), Feed(), ping()
+    session.connect()
+    session.ask(first)
+    session.subscribe(feed)
+    session.ask(last)
+    session.forget(first)
+    session.unsubscribe(feed)
+    assert session.is_needed
+    too_long = error_line(None, "BAD_REQUEST", "line longer than 10 bytes")
+    session.receive(too_long + too_long)
+    assert not last.settled
+    session.receive(line_of(id=last.id, **PONG))
+    assert last.answer == {}
+    assert not first.settled
+    assert not session.is_needed
+
+
+def test_what_is_forgotten_is_not_asked_again() -> None:
+    """Nor settled, whatever becomes of the connection."""
+    for end in ("lost", "close", "full", "answered"):
+        session, call = Session("there:1"), ping()
+        session.connect()
+        session.ask(call)
+        session.forget(call)
+        sent(session)
+        if end == "lost":
+            assert not session.lost("closed")
+            session.connect()
+            assert sent(session) == []
+        elif end == "close":
+            session.close()
+        elif end == "full":
+            session.receive(error_line(None, "OVERLOADED", "too many connections"))
+        else:
+            session.receive(line_of(id=call.id, **PONG))
+            assert session.answered
+        assert not call.settled
+        assert session._calls == {}
 
 
 def test_a_ticker_that_is_not_there_is_the_readers_error() -> None:

@@ -218,6 +218,35 @@ class ServedTests(PushedCase):
                 await asking
             assert not self.client._link.session.is_needed
 
+    async def test_the_error_of_what_is_cancelled_is_not_the_next_ones(self) -> None:
+        """Also when it does not say whose it is."""
+        too_many = [f"X{n}" for n in range(20_000)]
+        await self.client.ping()
+        asks: list[Callable[[], Deferred[Any]]] = [
+            lambda: self.client.get_quotes(too_many),
+            lambda: self.client.subscribe(too_many, Events()),
+        ]
+        for ask in asks:
+            asking = ask()
+            asking.addErrback(lambda failure: failure.trap(CancelledError))
+            asking.cancel()
+            assert (await self.client.get_quote("AAPL")).ticker == "AAPL"
+        assert self.factory.made == 1
+
+    async def test_whatever_connecting_raises_is_a_failure(self) -> None:
+        """Each time: it is not taken for an attempt that goes on."""
+
+        class Endpoint:
+            def connect(self, _factory: object) -> None:
+                raise OverflowError("of some kind")
+
+        client = self.make(endpoint=Endpoint())
+        for _ in range(2):
+            with pytest.raises(ConnectionFailedError, match="of some kind"):
+                await client.ping()
+            with pytest.raises(ConnectionFailedError, match="of some kind"):
+                await client.subscribe("*", Events())
+
     async def test_what_cannot_begin_fails(self) -> None:
         """As the server says, or before anything is sent."""
         with pytest.raises(RequestError, match="Expected"):

@@ -98,6 +98,20 @@ class TestDaemon(Case):
         self.successResultOf(one.stopService())
         assert not self.segment.exists()
 
+    def test_no_more_connections_are_let_in_than_there_are_files_for(self) -> None:
+        """And `get_info` says so; one there may always be."""
+        for room, most in ((0, 1), (7, 7), (20, 20)):
+            self.patch(daemon, "make_room", lambda _, room=room: room)
+            one = self.make(max_connections=20, endpoints=("tcp:7",))
+            with capturedLogs() as logs:
+                one.startService()
+            factory = self.reactor.tcpServers[-1][1]
+            assert factory.connections.total == most
+            assert factory.context.bounds.max_connections == most
+            told = [event["room"] for event in logs if "room" in event]
+            assert told == ([most] if most < 20 else [])
+            self.successResultOf(one.stopService())
+
     def test_a_segment_is_kept_where_that_is_asked_for(self) -> None:
         """And nothing of a --no-shm daemon is ever there."""
         one = self.make(keep_segment=True)

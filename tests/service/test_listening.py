@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import os
 import re
@@ -12,6 +13,7 @@ import resource
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -208,6 +210,51 @@ class TestUnix(Case):
         assert not self.path.exists()
         await listener.stopService()
         Listener(self.reactor, "tcp:0", self.factory).abandon()
+
+    async def test_two_that_begin_at_once_wait_for_each_other(self) -> None:
+        """From the look at what is there until it listens: to others it looks dead until then."""
+        locked: list[bool] = []
+
+        def is_locked() -> bool:
+            fd = os.open(self.folder, os.O_RDONLY)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(fd)
+            return False
+
+        look, own_file = listening._take_away_dead, listening._UnixPort.own_file
+
+        def looking(path: str) -> None:
+            locked.append(is_locked())
+            look(path)
+
+        def owning(port: Any, path: str) -> None:  # the last but to listen
+            locked.append(is_locked())
+            own_file(port, path)
+
+        self.patch(listening, "_take_away_dead", looking)
+        self.patch(listening._UnixPort, "own_file", owning)
+        self.listen(f"unix:{self.path}")
+        self.refused(f"unix:{self.path}", ListenError)
+        assert locked == [True, True, True]
+        assert not is_locked()
+        assert await self.greeted(self.path) == b"hello"
+
+    def test_a_folder_that_stays_locked_is_named(self) -> None:
+        """After a while; who lets go of it in time is waited for."""
+        self.patch(listening, "LOCK_WAIT_S", 0.0)
+        fd = os.open(self.folder, os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        said = self.refused(f"unix:{self.path}", ListenError)
+        assert said.endswith(f"another process has locked {self.folder}")
+        assert not self.path.exists()
+        self.patch(listening, "LOCK_WAIT_S", 10.0)
+        self.patch(time, "sleep", lambda _: os.close(fd))
+        self.listen(f"unix:{self.path}")
+        assert self.path.exists()
 
     def test_bad_words_are_named(self) -> None:
         """Of which Twisted has more than these."""

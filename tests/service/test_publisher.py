@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from unittest import mock
 import numpy as np
 
 from quoteshm.errors import BatchError, SegmentFullError
+from quoteshm.market.quotes import QuoteCache
 from quoteshm.model import DAY_MS, MINUTE_MS, Bars, SeriesKind, Ticker
 from quoteshm.service.publisher import Publisher
 from quoteshm.shm import layout
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from quoteshm.shm.batch import Batch
+    from quoteshm.wire.push import Restated
 
 TODAY = NOW_MS // DAY_MS * DAY_MS
 NAN = float("nan")
@@ -220,6 +223,42 @@ def test_a_restatement_is_applied_and_counted() -> None:
     assert desk.publisher.counts.restated == 1
     assert int(desk.writer.series("1d")["restatements"][0]) == 1
     assert desk.quote("AAPL")["prev_close"] == 2.2
+
+
+def test_a_restatement_never_comes_without_its_quote() -> None:
+    """Changed, or confirmed with the same price: those who are told go by the quotes' rows."""
+    desk = Desk(MIXED)
+    cache, told = QuoteCache(desk.writer, desk.clock), list[list[str]]()
+
+    def announce(restated: Sequence[Restated]) -> None:
+        rows = [desk.writer.row_of[one.ticker] for one in restated]
+        assert set(rows) <= set(cache.changed(desk.writer.epoch - 1).tolist())
+        told.append([one.ticker for one in restated])
+
+    desk.publisher.announce = announce
+    names = ("AAPL", "MSFT", "NVDA")
+    last = LastPrice(5.0, NOW_MS, 4.0, 6.0, 3.0, 50.0, 1.0)
+    desk.publisher.publish([days(name, 1.0, 2.0, 3.0, 4.0) for name in names])
+    desk.publisher.publish([days("AAPL", 1.0, 2.2, 3.0, 4.0)])  # the quote stays as it is
+    desk.publisher.publish([days("AAPL", 1.0, 2.2, 3.3, 4.0), days("MSFT", 1.1, 2.0, 3.0, 4.0)])
+    desk.publisher.publish([ticks(names[:2], [4.5, 4.5]), days("NVDA", 1.0, 2.2, 3.0, 4.0)])
+    for price in (1.5, 1.6):  # as the source has it, and the same again
+        answer = days("NVDA", price, 2.2, 3.0, 4.0)
+        desk.publisher.publish([replace(answer, last_price=last)])
+    with mock.patch.object(desk.writer, "write_data", wraps=desk.writer.write_data) as written:
+        written.side_effect = [BatchError("not together"), mock.DEFAULT, mock.DEFAULT]
+        desk.publisher.publish([days(name, 1.7, 2.7, 3.7, 4.7) for name in names[:2]])
+
+    assert told == [
+        [],
+        ["AAPL"],
+        ["AAPL", "MSFT"],
+        ["NVDA"],
+        ["NVDA"],
+        ["NVDA"],
+        ["AAPL"],
+        ["MSFT"],
+    ]
 
 
 def test_what_is_no_bar_is_dropped_and_counted() -> None:

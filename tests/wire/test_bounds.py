@@ -19,6 +19,8 @@ from twisted.internet.task import deferLater
 from quoteshm.wire.bounds import Bounds
 from quoteshm.wire.intake import SocketReading
 from quoteshm.wire.outbox import SocketOutbox
+from quoteshm.wire.peers import taken
+from quoteshm.wire.protocol import MAX_TURNED_AWAY
 from tests.certificates import Authority, endpoint
 from tests.serving import ServedCase
 from tests.wire.replaying import Replica
@@ -101,6 +103,13 @@ class Case(ServedCase):
             self.market.quote(name, price)
             self.factory.hub.published()
 
+    def has_read(self, connection: socket.socket, protocol: QuoteProtocol) -> bool:
+        """Read what is there; tell whether that was all that the server's end has sent."""
+        connection.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            connection.recv(1 << 20)
+        return protocol.is_clear and taken(protocol.transport, 0).is_all
+
     async def rest(self, connection: socket.socket) -> bytes:
         """Read up to the end."""
 
@@ -157,6 +166,107 @@ class WriteDeadlineTests(Case):
         await self.pass_s(200)
         assert self.factory.open == {protocol}
 
+    def ask_for_much(self, connection: socket.socket) -> Callable[[], bool]:
+        """Ask for more than the sockets hold; tell whether they hold what they can."""
+        connection.sendall(b"".join(QUOTES % n for n in range(60)))
+        (protocol,) = self.factory.open
+        marks = [0]
+
+        def is_full() -> bool:
+            marks.append(taken(protocol.transport, 0).mark)
+            return not protocol.is_clear and len(marks) > 20 and len(set(marks[-20:])) == 1
+
+        return is_full
+
+    async def test_who_reads_steadily_but_very_slowly_is_not_cut(self) -> None:
+        """Though for minutes the socket asks for nothing more: the kernel's buffer is large."""
+        connection, protocol = await self.served(10_000)
+        handle: Any = protocol.transport
+        handle.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        await self.until(self.ask_for_much(connection))
+        await self.pass_s(1)
+        sent, read = protocol._outbox.sent_nbytes, 0
+        connection.settimeout(0)
+        for _ in range(5):
+            before = taken(protocol.transport, 0)
+            while taken(protocol.transport, 0) == before:
+                with contextlib.suppress(BlockingIOError):
+                    read += len(connection.recv(1000))
+                await deferLater(self.reactor, 0.001)  # the kernel's acknowledgement
+            await self.pass_s(20, 20)
+        assert 0 < read < 100_000
+        assert protocol._outbox.sent_nbytes == sent  # which says nothing of it
+        assert self.factory.open == {protocol}
+        await self.pass_s(33)
+        await self.until(lambda: not self.factory.open)
+
+    async def test_who_does_not_take_what_the_kernel_holds_is_cut(self) -> None:
+        """As one whose machine is gone; a subscriber, too, though its socket takes all events."""
+        connection, protocol = await self.served()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        handle: Any = protocol.transport
+        handle.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        connection.sendall(SUBSCRIBE)
+        await self.until(lambda: len(self.factory.hub))
+        for n in range(50):
+            connection.sendall(QUOTES % n)
+        await self.until(lambda: protocol._outbox.sent_nbytes > 3_000_000)
+        for n in range(45):
+            if self.factory.open:
+                assert protocol.is_clear
+            self.market.quote("T1", float(n))
+            self.factory.hub.published()
+            await self.pass_s(1)
+        await self.until(lambda: not self.factory.open)
+        assert len(self.factory.hub) == 0
+
+
+class UnixDeadlineTests(Case):
+    """The same over a Unix socket, of which the kernel tells other things."""
+
+    def listen(self, port: int = 0) -> None:
+        """Listen at a path."""
+        del port
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = f"{folder.name}/q"
+        self.listening = self.reactor.listenUNIX(self.path, self.factory)
+        self.addCleanup(self.listening.stopListening)
+
+    def connect(self, room: int | None = None) -> socket.socket:
+        """Connect."""
+        del room  # it is the server's alone
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self.path)
+        self.addCleanup(connection.close)
+        return connection
+
+    async def test_who_reads_slowly_is_not_cut_and_who_does_not_is(self) -> None:
+        """The kernel lets go of what was read by the piece, so it is seen more coarsely."""
+        connection, protocol = await self.served()
+        connection.sendall(b"".join(QUOTES % n for n in range(60)))
+        await self.until(lambda: not protocol.is_clear)
+        await self.pass_s(1)
+        for _ in range(5):
+            mark = protocol._outbox.sent_nbytes, taken(protocol.transport, 0).mark
+            while (protocol._outbox.sent_nbytes, taken(protocol.transport, 0).mark) == mark:
+                connection.recv(1000)
+                await deferLater(self.reactor, 0)
+            await self.pass_s(20, 20)
+        assert self.factory.open == {protocol}
+        await self.pass_s(33)
+        await self.until(lambda: not self.factory.open)
+
+    async def test_what_is_left_with_the_kernel_is_no_reason(self) -> None:
+        """A process that is gone is noticed without it."""
+        connection, protocol = await self.served()
+        connection.sendall(PING)
+        await self.until(lambda: protocol._outbox.sent_nbytes)
+        await self.pass_s(200, 10)
+        assert self.factory.open == {protocol}
+        connection.close()
+        await self.until(lambda: not self.factory.open)
+
 
 class IdleTests(Case):
     """Who says nothing."""
@@ -169,6 +279,8 @@ class IdleTests(Case):
             await self.pass_s(100, 10)
             asks.sendall(PING)
             await self.until(lambda: protocol._lines_seen)
+            await self.until(lambda: self.has_read(asks, protocol))
+            asks.settimeout(30)
         assert self.factory.open == {protocol}
         assert await self.rest(silent) == b""
 
@@ -196,10 +308,13 @@ class IdleTests(Case):
         connection, protocol = await self.served()
         connection.sendall(SUBSCRIBE)
         await self.until(lambda: len(self.factory.hub))
-        await self.pass_s(2000, 100)
+        for _ in range(20):
+            await self.until(lambda: self.has_read(connection, protocol))
+            await self.pass_s(100, 100)
         assert self.factory.open
         connection.sendall(b'{"v":1,"id":1,"type":"unsubscribe"}\n')
         await self.until(lambda: not len(self.factory.hub))
+        await self.until(lambda: self.has_read(connection, protocol))
         await self.pass_s(200, 10)
         assert not protocol._ended
         await self.pass_s(200, 10)
@@ -297,6 +412,21 @@ class TlsTests(Case):
         await self.pass_s(300, 10)
         await self.until(lambda: not self.factory.open)
         assert not self.factory.clients
+
+    async def test_those_who_never_shake_hands_are_bounded(self) -> None:
+        """There is room for so many who are to be told; the others are cut at once."""
+        port, _ = await self.listen_tls()
+        most = 2 + MAX_TURNED_AWAY
+        mute = list[socket.socket]()
+        while len(mute) < most + 20:
+            mute.append(socket.create_connection(("127.0.0.1", port)))
+            self.addCleanup(mute[-1].close)
+            await self.until(lambda: self.factory.made == len(mute))
+        await self.until(lambda: len(self.factory.open) == most)
+        assert self.factory.connections.count == 2
+        for each in mute:
+            each.close()
+        await self.until(lambda: not self.factory.open)
 
     async def test_who_does_not_answer_the_goodbye_is_cut(self) -> None:
         """TLS waits for it; this server does not for long."""

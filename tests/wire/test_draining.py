@@ -104,6 +104,8 @@ class DrainingTests(ServedCase):
             b'{"v":1,"id":1,"type":"auth","token" : "s3cret"',
             b'{"token":"a\\"s3cret","x":1}',
             b'{"token":"s3cret',
+            rb'{"v":1,"id":1,"type":"auth","\u0074oken":"s3cret"}',
+            rb'{"to\u006Ben":"s3cret","\u0074\u006f\u006B\u0065\u006e" : "s3cret',
             b'{"x":"' + b"x" * (LOGGED_NBYTES - 20) + b'","token":"s3cret"}',
         ):
             assert "s3cret" not in loggable(line)

@@ -117,6 +117,32 @@ class IntakeTests(ServedCase):
         await self.turns(lambda: victim not in self.factory.clients)
         assert len(self.flushLoggedErrors(KeyError)) == 1
 
+    async def test_one_that_is_cut_is_not_heard_any_more(self) -> None:
+        """From that moment on, not from when the transport has gone."""
+        connections = await self.several(2)
+        for connection, client in zip(connections, tuple(self.factory.clients), strict=True):
+            reading = client._reading
+            assert isinstance(reading, SocketReading)
+            assert reading._is_on
+            if connection is connections[0]:
+                client.abort()
+            else:
+                empty: dict[bytes, None] = {}
+                reading.received = empty.__getitem__
+                theirs = next(
+                    each
+                    for each in connections
+                    if client.peer.name.endswith(f":{each.getsockname()[1]}")
+                )
+                theirs.sendall(PING % 1)
+                (event,) = self.factory.intake._epoll.poll(10)
+                assert event[0] == reading._number
+                self.factory.intake.doRead()
+                assert len(self.flushLoggedErrors(KeyError)) == 1
+            assert not reading._is_on
+            assert client in self.factory.clients
+        await self.turns(lambda: not self.factory.clients)
+
     async def test_more_than_a_turns_clients_are_all_heard(self) -> None:
         """The others in the next one."""
         self.patch(intake, "TURN_CLIENTS", 4)

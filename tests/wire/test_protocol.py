@@ -245,6 +245,23 @@ class AnsweringTests(Case):
         protocol.dataReceived(b"\n")
         assert len(transport.writes) == 2
 
+    def test_a_connection_that_is_aborted_answers_no_more(self) -> None:
+        """Neither the lines that are here nor those that come before the transport is gone."""
+        protocol, transport = connect(self.context)
+        answer = protocol.lineReceived
+
+        def answer_and_abort(line: bytes) -> None:
+            answer(line)
+            protocol.abort()
+
+        protocol.lineReceived = answer_and_abort  # type: ignore[method-assign]
+        protocol.dataReceived(PING * 3)
+        protocol.dataReceived(PING)
+        protocol.send(b"event")
+        transport.turn_on()
+        assert transport.value() == b""
+        assert transport.disconnected
+
 
 class PausingTests(Case):
     """A client that does not read."""
