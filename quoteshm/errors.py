@@ -141,6 +141,10 @@ class ArchiveFileError(QuoteShmError):
 # -- what was asked for ----------------------------------------------------------------------
 
 
+#: The reason of a ticker that was there, and is served no longer.
+REMOVED = "removed"
+
+
 class UnknownTickerError(QuoteShmError, KeyError):
     """No such ticker, or none with a published value."""
 
@@ -152,6 +156,8 @@ class UnknownTickerError(QuoteShmError, KeyError):
         """Give a sentence, where KeyError would give a repr."""
         if self.reason is None:
             return f"unknown ticker: {self.ticker}"
+        if self.reason == REMOVED:
+            return f"ticker removed: {self.ticker}"
         return f"no value yet for {self.ticker}: {self.reason}"
 
 

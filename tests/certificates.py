@@ -25,9 +25,9 @@ class Authority:
         self.path = folder / f"{name}.pem"
         self._ca.cert_pem.write_to_path(str(self.path))
 
-    def issue(self, identity: str) -> Issued:
+    def issue(self, identity: str, *others: str) -> Issued:
         """Issue a certificate: ``127.0.0.1`` for a server, ``a@example.org`` for a client."""
-        leaf = self._ca.issue_cert(identity)
+        leaf = self._ca.issue_cert(identity, *others)
         issued = Issued(self._folder / f"{identity}.key", self._folder / f"{identity}.pem")
         leaf.private_key_pem.write_to_path(str(issued.key))
         issued.certificate.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))

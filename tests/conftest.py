@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -12,6 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 REQUIRE_ALL = "QUOTESHM_REQUIRE_ALL"
+
+#: The oldest Twisted has no WebSocket; where all tests are required, that is an error.
+collect_ignore = (
+    [
+        "processes/test_live.py",
+        "service/test_live.py",
+        "sources/test_tunnel.py",
+        "sources/test_yahoo_live.py",
+    ]
+    if importlib.util.find_spec("twisted.web.websocket") is None
+    and os.environ.get(REQUIRE_ALL) != "1"
+    else []
+)
 
 # A shell's background job ignores the keyboard's signal, and so would every process it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

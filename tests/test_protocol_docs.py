@@ -17,6 +17,7 @@ from quoteshm.wire.auth import Gate
 from quoteshm.wire.operations import OPERATIONS
 from quoteshm.wire.push import Hub, Restated
 from tests.published import FIRST_MS, Market
+from tests.rostering import have_roster
 from tests.serving import ServedCase
 
 PAGE = Path(__file__).parents[1] / "docs" / "protocol.md"
@@ -109,6 +110,8 @@ class TokenTests(PageCase):
 
     async def test_the_examples_are_true(self) -> None:
         """Over a connection that knows nothing at first."""
+        have_roster(self.market, "AAPL", "MSFT")
+        self.factory.context = self.market.context
         self.factory.gate = Gate(b"open sesame")
         await self.run_examples("wire token")
 

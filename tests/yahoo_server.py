@@ -1,28 +1,23 @@
 """A Yahoo on the loopback interface: cookie, crumb and chart, as the real yfinance asks for them.
 
-Nothing of it is in the product. The session through which the Yahoo source makes its requests is
-replaced by one that sends every `*.yahoo.com` URL here; yfinance itself runs unchanged. Tests use
-`YahooServer` and `loopback_session`; for real processes there is
-
-    python -m tests.yahoo_server serve [--zone ZONE]    # the sample bars; prints its port
-    python -m tests.yahoo_server twistd PORT -n --pidfile= quoteshm --source yahoo ...
+Nothing of it is in the product, and yfinance runs unchanged. In process the session through which
+the Yahoo source makes its requests is replaced by one that takes this for its proxy, and leaves out
+TLS (`YahooServer.session`, `loopback_session`). Real processes come through `tests.yahoo_proxy`, on
+ordinary environment variables.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import math
-import re
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 from zoneinfo import ZoneInfo
@@ -35,9 +30,31 @@ from tests import sample_data
 if TYPE_CHECKING:
     from quoteshm.sources.yahoo_download import YahooSession
 
-_YAHOO = re.compile(r"https?://[\w.-]*yahoo\.com(:\d+)?")
+COOKIE_HOST = "fc.yahoo.com"
+_COOKIE = "A3=a-cookie; Max-Age=31557600; Domain=.yahoo.com; Path=/"
 _VALID_RANGES = ["1d", "5d", "1mo", "3mo", "6mo", "1y", "2y", "5y", "10y", "ytd", "max"]
 _OPEN_S, _CLOSE_S = 34_200, 57_600  # 9:30 and 16:00, after local midnight
+
+
+@dataclass
+class Fault:
+    """How to misbehave, and how many times.
+
+    ``how`` is an HTTP status, or "html" (in place of JSON), "empty" (no bars), "partial" (the
+    last ten bars), "hang" (no answer), "drop" (the connection ends), or "trickle" (a byte now and
+    then, without end).
+    """
+
+    how: int | str
+    times: float = math.inf
+    taken: int = 0
+
+    def take(self) -> int | str | None:
+        """Give how to misbehave this time."""
+        if self.taken >= self.times:
+            return None
+        self.taken += 1
+        return self.how
 
 
 @dataclass
@@ -56,6 +73,11 @@ class Listing:
     status: int = 200  # of the answers about it
     meta: dict[str, Any] = field(default_factory=dict)  # what it says instead of the truth
     hang: bool = False  # never answer
+    fault: Fault | None = None  # of the answers about it
+    dividends_ms: list[int] = field(default_factory=list)
+    closes_s: dict[str, int] = field(
+        default_factory=dict
+    )  # ISO date -> of half days, after midnight
 
 
 class YahooServer:
@@ -67,6 +89,12 @@ class YahooServer:
         What it has; may be changed while it runs.
     charts : list of (str, dict)
         Every request for bars: symbol and parameters.
+    asked_s : list of float
+        When each request came, of whatever kind, by the monotonic clock.
+    kinds : collections.Counter of str
+        How many there were of each kind: "cookie", "consent", "crumb", "chart", "other".
+    fault : Fault or None
+        Of the answers about all symbols.
 
     """
 
@@ -75,6 +103,9 @@ class YahooServer:
         self.charts: list[tuple[str, dict[str, str]]] = []
         self.hanging = threading.Event()  # set when a request begins to hang
         self.released = threading.Event()
+        self.asked_s: list[float] = []
+        self.kinds: Counter[str] = Counter()
+        self.fault: Fault | None = None
         self.now_s: float | None = None  # stands for the time in trading hours
         self._http = ThreadingHTTPServer(("127.0.0.1", port), functools.partial(_Handler, self))
         self._http.daemon_threads = True
@@ -102,8 +133,15 @@ class YahooServer:
         """Give what makes sessions that end up here."""
         return loopback_session(self.port)
 
+    def most_requests(self, window_s: float = 60.0) -> int:
+        """Give the most requests of any stretch of time."""
+        times = np.array(sorted(self.asked_s))
+        ends = np.searchsorted(times, times + window_s, side="left")
+        return int((ends - np.arange(len(times))).max(initial=0))
+
     def answer(self, path: str, query: dict[str, str]) -> tuple[int, str, str]:
-        """Answer a request: status, content type, body."""
+        """Answer a request: status, content type, body; status 0 is none at all."""
+        self.asked_s.append(time.monotonic())
         if path == "/v1/test/getcrumb":
             return 200, "text/plain", "a.crumb"
         if path.startswith("/v8/finance/chart/"):
@@ -121,17 +159,28 @@ class YahooServer:
         if listing.hang:
             self.hanging.set()
             self.released.wait(60)
-        if listing.status == 429:
-            return 429, "text/html", "Too Many Requests\r\n"
-        if listing.status != 200:
-            return listing.status, "text/html", "<html>out of order</html>"
+        fault = self.fault or listing.fault
+        how = None if fault is None else fault.take()
+        status = how if isinstance(how, int) else listing.status
+        if how == "hang":
+            self.hanging.set()
+            self.released.wait(60)
+        if status != 200 or how in {"drop", "html"}:
+            return 0 if how == "drop" else status, "text/html", "<html>out of order</html>"
+        if how in {"empty", "partial"}:
+            rest = slice(-10, None) if how == "partial" else slice(0)
+            fewer = {interval: bars[rest] for interval, bars in listing.bars.items()}
+            listing = replace(listing, bars=fewer, adjusted=(listing.adjusted or [])[rest])
         result = self._result(symbol, listing, query)
-        return 200, "application/json", json.dumps({"chart": {"result": [result], "error": None}})
+        kind = "trickle" if how == "trickle" else "application/json"
+        return 200, kind, json.dumps({"chart": {"result": [result], "error": None}})
 
     def _result(self, symbol: str, listing: Listing, query: dict[str, str]) -> dict[str, Any]:
         interval = query["interval"]
-        empty = Bars(np.empty(0, np.int64), np.empty((5, 0)))
-        bars = listing.bars.get(interval, empty)
+        bars = listing.bars.get(interval)
+        if bars is None:
+            begin_s = float(query.get("period1", 0))
+            bars = _long_bars(listing, interval, begin_s) or Bars.empty()
         is_daily = INTERVALS[interval] >= DAY_MS
         stamps = [ms // 1000 + (_OPEN_S if is_daily else 0) for ms in bars.time.tolist()]
         begin = float(query.get("period1", "-inf"))
@@ -140,8 +189,13 @@ class YahooServer:
         if query.get("range") == "1d":
             chosen = chosen[-1:]
         meta = self._meta(symbol, listing, bars, stamps)
+        if not is_daily and stamps and "regularMarketTime" not in listing.meta:
+            last_s = stamps[-1] + INTERVALS[interval] // 1000
+            meta["regularMarketTime"] = int(min(self.now_s or time.time(), last_s))
         if not is_daily:
-            meta["tradingPeriods"] = _trading_periods(listing.zone, [stamps[i] for i in chosen])
+            meta["tradingPeriods"] = _trading_periods(
+                listing.zone, [stamps[i] for i in chosen], listing.closes_s
+            )
         result: dict[str, Any] = {"meta": meta, "indicators": {"quote": [{}]}}
         if not chosen:
             return result
@@ -161,8 +215,14 @@ class YahooServer:
             for stamp in splits
             if begin <= stamp < end
         }
-        if events:
-            result["events"] = {"splits": events}
+        dividends = {
+            str(stamp): {"date": stamp, "amount": 1.0}
+            for stamp in (ms // 1000 + _OPEN_S for ms in listing.dividends_ms)
+            if begin <= stamp < end
+        }
+        kinds = {"splits": events, "dividends": dividends}
+        if events or dividends:
+            result["events"] = {kind: told for kind, told in kinds.items() if told}
         return result
 
     def _meta(
@@ -173,7 +233,7 @@ class YahooServer:
         stamps: list[int],
     ) -> dict[str, Any]:
         now_s = self.now_s or time.time()
-        today = _trading_periods(listing.zone, [int(now_s)])[0][0]
+        today = _trading_periods(listing.zone, [int(now_s)], listing.closes_s)[0][0]
         closes = bars.ohlcv[3][np.isfinite(bars.ohlcv[3])]
         return {
             "currency": listing.currency,
@@ -198,6 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two packets: 40 ms for each answer
 
     def __init__(self, server: YahooServer, *args: Any) -> None:
         self._yahoo = server
@@ -207,15 +268,25 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer; a caller that has gone is none of our business."""
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        host = parts.hostname or self.headers.get("Host", "").partition(":")[0]
+        self._yahoo.kinds[_kind(host, parts.path)] += 1
         status, kind, body = self._yahoo.answer(parts.path, query)
         data = body.encode()
+        if not status:
+            self.close_connection = True
+            return
         try:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
-            if parts.path == "/":
-                self.send_header("Set-Cookie", "A3=a-cookie; Path=/")
+            if host == COOKIE_HOST:
+                self.send_header("Set-Cookie", _COOKIE)
             self.end_headers()
+            if kind == "trickle":
+                for place in range(len(data)):
+                    self.wfile.write(data[place : place + 1])
+                    if self._yahoo.released.wait(0.05):
+                        return
             self.wfile.write(data)
         except OSError:
             self.close_connection = True
@@ -224,6 +295,48 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+def _long_bars(listing: Listing, interval: str, begin_s: float) -> Bars | None:
+    """Make long bars of daily ones, as Yahoo does: where they begin follows from what was asked.
+
+    Weeks begin on the weekday, and quarters with the month, from which they are asked for.
+    """
+    daily = listing.bars.get("1d")
+    if daily is None or interval not in {"5d", "1wk", "1mo", "3mo"}:
+        return None
+    zone = ZoneInfo(listing.zone)
+    first = datetime.fromtimestamp(begin_s, zone).date()
+
+    def begin_of(day: date) -> date:
+        if interval in {"5d", "1wk"}:
+            length = 5 if interval == "5d" else 7
+            return day - timedelta(days=(day - first).days % length)
+        month = day.year * 12 + day.month - 1
+        month -= (month - first.year * 12 - first.month + 1) % (3 if interval == "3mo" else 1)
+        return date(month // 12, month % 12 + 1, 1)
+
+    columns: dict[date, list[int]] = {}
+    for i, ms in enumerate(daily.time.tolist()):
+        day = datetime.fromtimestamp(ms / 1000, zone).date()
+        if day >= first:  # of the first bar there is no more than was asked for
+            columns.setdefault(max(first, begin_of(day)), []).append(i)
+    parts = [daily.ohlcv[:, chosen] for chosen in columns.values()]
+    ohlcv = np.array(
+        [[p[0, 0], p[1].max(), p[2].min(), p[3, -1], p[4].sum()] for p in parts]
+    ).reshape(-1, 5)
+    times = [_midnight_ms(str(day), listing.zone) for day in columns]
+    return Bars(np.array(times, np.int64), np.ascontiguousarray(ohlcv.T))
+
+
+def _kind(host: str, path: str) -> str:
+    if path == "/v1/test/getcrumb":
+        return "crumb"
+    if path.startswith("/v8/finance/chart/"):
+        return "chart"
+    if host == COOKIE_HOST:
+        return "cookie"
+    return "consent" if host in {"guce.yahoo.com", "consent.yahoo.com"} else "other"
 
 
 def _error(what: str, message: str) -> str:
@@ -237,7 +350,9 @@ def _number(value: float, name: str) -> float | int | None:
     return int(value) if name == "volume" else value
 
 
-def _trading_periods(zone: str, stamps: Iterable[int]) -> list[list[dict[str, Any]]]:
+def _trading_periods(
+    zone: str, stamps: Iterable[int], closes_s: Mapping[str, int]
+) -> list[list[dict[str, Any]]]:
     """Give the regular hours of each day on which one of the moments falls."""
     periods = {}
     for stamp in stamps:
@@ -247,7 +362,7 @@ def _trading_periods(zone: str, stamps: Iterable[int]) -> list[list[dict[str, An
         periods[midnight] = {
             "timezone": local.tzname(),
             "start": int(midnight.timestamp()) + _OPEN_S,
-            "end": int(midnight.timestamp()) + _CLOSE_S,
+            "end": int(midnight.timestamp()) + closes_s.get(f"{midnight:%Y-%m-%d}", _CLOSE_S),
             "gmtoffset": int(offset),
         }
     return [[period] for _, period in sorted(periods.items())]
@@ -258,16 +373,21 @@ def loopback_session(port: int) -> Callable[[], YahooSession]:
 
     def make() -> YahooSession:
         # In the worker thread, as the session itself: it brings yfinance.
+        from curl_cffi import CurlOpt  # noqa: PLC0415
+
         from quoteshm.sources.yahoo_download import YahooSession  # noqa: PLC0415
 
         class LoopbackSession(YahooSession):
-            """Sends every URL of Yahoo's to a local port, past any proxy."""
+            """Takes a local port for its proxy, past any other, and leaves out TLS."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.proxies = {"http": f"http://127.0.0.1:{port}"}
+                self.curl_options = {CurlOpt.NOPROXY: ""}
 
             def request(self, method: Any, url: str, **options: Any) -> Any:  # type: ignore[override]
                 """Send a request."""
-                return super().request(
-                    method, _YAHOO.sub(f"http://127.0.0.1:{port}", url), **options
-                )
+                return super().request(method, url.replace("https://", "http://", 1), **options)
 
         return LoopbackSession()
 
@@ -291,41 +411,3 @@ def sample_listings(zone: str = "UTC") -> dict[str, Listing]:
 
 def _midnight_ms(day: str, zone: str) -> int:
     return int(datetime.fromisoformat(day).replace(tzinfo=ZoneInfo(zone)).timestamp()) * 1000
-
-
-def redirect(port: int, cache_dir: Path | None = None) -> None:
-    """Have every Yahoo source that this process makes ask a local port."""
-    from quoteshm.sources.yahoo import Yahoo  # noqa: PLC0415
-
-    Yahoo.__init__ = functools.partialmethod(  # type: ignore[method-assign,assignment]
-        Yahoo.__init__,
-        session=loopback_session(port),
-        cache_dir=cache_dir,
-    )
-
-
-def main(arguments: list[str]) -> None:
-    """Serve the sample bars, or run twistd with a Yahoo source that asks a local port."""
-    parser = argparse.ArgumentParser(prog="tests.yahoo_server")
-    commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve")
-    serve.add_argument("--zone", default="UTC")
-    serve.add_argument("--port", type=int, default=0)
-    twistd = commands.add_parser("twistd")
-    twistd.add_argument("port", type=int)
-    twistd.add_argument("--cache-dir", type=Path)
-    options, rest = parser.parse_known_args(arguments)
-    if options.command == "serve":
-        with YahooServer(sample_listings(options.zone), options.port) as server:
-            sys.stdout.write(f"{server.port}\n")
-            sys.stdout.flush()
-            threading.Event().wait()
-    redirect(options.port, options.cache_dir)
-    from twisted.scripts.twistd import run  # noqa: PLC0415
-
-    sys.argv = ["twistd", *rest]
-    run()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

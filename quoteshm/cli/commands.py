@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from quoteshm.errors import ErrorCode, RequestError, SegmentError, UnknownTicker
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Iterable, Iterator
 
     import pandas as pd
 
@@ -34,6 +36,7 @@ _MOMENTS_FROM: Final = 100_000_000_000  # a greater number under a key in _ms is
 _STAMP_DIGITS: Final = 9  # more than those of a date such as 20260131
 _OK: Final = "ok"
 TIMEOUT_S: Final = 5.0
+_REQUEST_NBYTES: Final = 32_768  # of tickers: half of what a server takes unless told otherwise
 
 
 def complain(text: object) -> None:
@@ -430,6 +433,108 @@ def ping(forced: str | None, server: Server, timeout_s: float) -> None:
 
 
 @cli.command
+@click.option("--all", "everything", is_flag=True, help="Also the tickers that are fine.")
+@click.argument("tickers", metavar="[TICKER]...", nargs=-1)
+@asking
+def status(
+    tickers: tuple[str, ...],
+    *,
+    everything: bool,
+    forced: str | None,
+    server: Server,
+    timeout_s: float,
+) -> int:
+    """Print how each ticker fares: last and next attempt, bars, and what is wrong with it.
+
+    On a terminal the tickers that are fine are only counted, unless --all or their names are given.
+    The exit status is 1 if anything is broken: a ticker that fails, or the source as a whole. A
+    ticker that waits for its first answer is not.
+    """
+    from quoteshm.cli import status as reporting  # noqa: PLC0415 (start-up time)
+
+    with server.connect(timeout_s) as client:
+        report = reporting.Report.of(client.get_info(), list(dict.fromkeys(tickers)))
+    report.print(Format.choose(forced), everything=everything or bool(tickers))
+    for ticker in report.unknown:
+        complain(UnknownTickerError(ticker))
+    return 0 if report.is_well else 1
+
+
+@cli.command
+@click.argument("tickers", metavar="TICKER...", nargs=-1, required=True)
+@asking
+def add(tickers: tuple[str, ...], *, forced: str | None, server: Server, timeout_s: float) -> int:
+    """Have the server serve more tickers.
+
+    It takes the server's Unix socket (--socket) or its token (--token-file). A ticker that is
+    refused is named on standard error, and makes the exit status 1. They are served until the
+    server is started again: what it serves then is for its own --tickers to say.
+    """
+    outcomes: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    with server.connect(timeout_s) as client:
+        for some in _requests_of(tickers):
+            answer = client.add_tickers(some)
+            outcomes |= dict.fromkeys(answer.added, "added") | dict.fromkeys(answer.known, "known")
+            refused |= answer.refused
+    _print_outcomes(outcomes, Format.choose(forced))
+    for ticker, why in refused.items():
+        complain(f"{ticker} is not added: {why}")
+    return 1 if refused else 0
+
+
+@cli.command
+@click.argument("tickers", metavar="TICKER...", nargs=-1, required=True)
+@asking
+def remove(
+    tickers: tuple[str, ...], *, forced: str | None, server: Server, timeout_s: float
+) -> int:
+    """Have the server serve tickers no longer, to nobody.
+
+    It takes what add takes. A ticker that is not served is named on standard error, and makes the
+    exit status 1.
+    """
+    removed: list[str] = []
+    unknown: list[str] = []
+    with server.connect(timeout_s) as client:
+        for some in _requests_of(tickers):
+            answer = client.remove_tickers(some)
+            removed += answer.removed
+            unknown += answer.unknown
+    _print_outcomes(dict.fromkeys(removed, "removed"), Format.choose(forced))
+    for ticker in unknown:
+        complain(UnknownTickerError(ticker))
+    return 1 if unknown else 0
+
+
+def _requests_of(tickers: Iterable[str]) -> Iterator[list[str]]:
+    """Cut tickers into requests that a server takes: a line of it has a bound."""
+    some: list[str] = []
+    size = 0
+    for ticker in dict.fromkeys(tickers):
+        nbytes = len(json.dumps(ticker)) + 1
+        if some and size + nbytes > _REQUEST_NBYTES:
+            yield some
+            some, size = [], 0
+        some.append(ticker)
+        size += nbytes
+    yield some
+
+
+def _print_outcomes(outcomes: dict[str, str], shape: Format) -> None:
+    match shape:
+        case Format.JSON:
+            output.print_json({"ticker": t, "outcome": outcome} for t, outcome in outcomes.items())
+        case Format.CSV:
+            output.print_csv(["ticker", "outcome"], outcomes.items())
+        case Format.TABLE:
+            if outcomes:
+                tickers = [output.printable(ticker) for ticker in outcomes]
+                columns = [Column("TICKER", tickers), Column("OUTCOME", [*outcomes.values()])]
+                output.print_table(columns)
+
+
+@cli.command
 @asking
 def info(forced: str | None, server: Server, timeout_s: float) -> None:
     """Print what the server is, and how it fares."""
@@ -445,7 +550,7 @@ def info(forced: str | None, server: Server, timeout_s: float) -> None:
 
 
 def _print_info(document: dict[str, Any]) -> None:
-    """Print the facts, and then the tickers that do not fare well."""
+    """Print the facts, and how many tickers fare well."""
     statuses = {
         ticker: status
         for ticker, status in document.pop("ticker_status", {}).items()
@@ -458,22 +563,9 @@ def _print_info(document: dict[str, Any]) -> None:
             Column("VALUE", [_fact(name, value) for name, value in leaves], wraps=True),
         ],
     )
-    ill = {ticker: status for ticker, status in statuses.items() if status.get("state") != _OK}
-    click.echo(f"\n{len(statuses) - len(ill)} of {len(statuses)} tickers are fine")
-    if ill:
-        zone, times = output.local_times([s.get("last_success_ms") for s in ill.values()])
-        output.print_table(
-            [
-                Column("TICKER", [output.printable(ticker) for ticker in ill]),
-                Column("STATE", [output.printable(s.get("state", "")) for s in ill.values()]),
-                Column(f"LAST SUCCESS ({zone})" if zone else "LAST SUCCESS", times, rank=1),
-                Column(
-                    "WHY",
-                    [output.printable(s.get("message", "")) for s in ill.values()],
-                    wraps=True,
-                ),
-            ],
-        )
+    fine = sum(status.get("state") == _OK for status in statuses.values())
+    more = "" if fine == len(statuses) else "; quoteshm status says what is with the others"
+    click.echo(f"\n{fine} of {len(statuses)} tickers are fine{more}")
 
 
 def _fact(name: str, value: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -275,19 +276,24 @@ def console() -> Console:
 
 
 def print_table(columns: Sequence[Column]) -> None:
-    """Print a table, cut to the terminal's width and to no width elsewhere."""
+    """Print a table, cut to the terminal's width, and elsewhere to COLUMNS if that is set."""
     print_drawn(lambda width: make_table(columns if width is None else fit(columns, width)))
 
 
 def print_drawn(draw: Callable[[int | None], RenderableType]) -> None:
-    """Print what is drawn for the terminal's width; elsewhere, for none, without trailing space."""
+    """Print what is drawn for the terminal's width.
+
+    Elsewhere it is drawn for the width that COLUMNS says, or for none, without trailing space.
+    """
     screen = console()
     if sys.stdout.isatty():
         screen.print(draw(screen.width))
         return
-    screen.width = _ANY_WIDTH
+    told = os.environ.get("COLUMNS", "")
+    width = int(told) if told.isascii() and told.isdigit() and 0 < int(told) < _ANY_WIDTH else None
+    screen.width = width or _ANY_WIDTH
     with screen.capture() as capture:
-        screen.print(draw(None))
+        screen.print(draw(width))
     sys.stdout.writelines(line.rstrip() + "\n" for line in capture.get().splitlines())
 
 

@@ -20,7 +20,7 @@ from quoteshm.client.events import (
     Restatement,
     SnapshotEvent,
 )
-from quoteshm.errors import ErrorCode, RequestError, UnknownTickerError
+from quoteshm.errors import REMOVED, ErrorCode, RequestError, UnknownTickerError
 from quoteshm.model import FIELDS, INTERVALS, Bars, Quote, SnapshotState
 from quoteshm.wire.framing import LineFramer, Overlong
 
@@ -111,6 +111,21 @@ class Subscribed(NamedTuple):
     restated: list[Restatement] | None  # None: it is not known
 
 
+class AddedTickers(msgspec.Struct, frozen=True):
+    """What became of tickers that were to be served: those that were already are ``known``."""
+
+    added: list[str]
+    known: list[str]
+    refused: dict[str, str]  # why, in words
+
+
+class RemovedTickers(msgspec.Struct, frozen=True):
+    """What became of tickers that were to be served no longer."""
+
+    removed: list[str]
+    unknown: list[str]  # were not served
+
+
 class History(NamedTuple):
     """Bars of one series, oldest first; ``forming``: the last one is not closed."""
 
@@ -193,6 +208,16 @@ def read_quotes(data: msgspec.Raw) -> Quotes:
     return Quotes(document.epoch, quotes, document.missing)
 
 
+def read_added(data: msgspec.Raw) -> AddedTickers:
+    """Read the data of ``add_tickers``."""
+    return msgspec.json.decode(data, type=AddedTickers)
+
+
+def read_removed(data: msgspec.Raw) -> RemovedTickers:
+    """Read the data of ``remove_tickers``."""
+    return msgspec.json.decode(data, type=RemovedTickers)
+
+
 def read_history(data: msgspec.Raw) -> History:
     """Read the data of ``get_history``."""
     document = msgspec.json.decode(data, type=_HistoryData)
@@ -253,10 +278,10 @@ def read_changes(data: msgspec.Raw) -> dict[str, Quote | None]:
 
 def not_found(ticker: str, error: RequestError) -> Exception:
     """Give what a refused request for a ticker raises: the reader's own error, where it is that."""
-    unknown = UnknownTickerError(ticker)
     if error.code is ErrorCode.NOT_FOUND:
-        if error.message == str(unknown):
-            return unknown
+        for unknown in (UnknownTickerError(ticker), UnknownTickerError(ticker, REMOVED)):
+            if error.message == str(unknown):
+                return unknown
         without_value = str(UnknownTickerError(ticker, ""))
         if error.message.startswith(without_value):
             return UnknownTickerError(ticker, error.message.removeprefix(without_value))

@@ -359,7 +359,8 @@ class Session:
         -------
         bool
             Whether something is to be sent again at once, on another connection: a request that was
-            sent on one that was there before it. It changes nothing, so it may be sent twice.
+            sent on one that was there before it. It changes nothing, or the same when it comes
+            twice, so it may be sent twice.
 
         """
         was_connected, self.connected = self.connected, False

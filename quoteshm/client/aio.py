@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import msgspec
     import pandas as pd
 
-    from quoteshm.client._codec import Quotes, ShmAddress
+    from quoteshm.client._codec import AddedTickers, Quotes, RemovedTickers, ShmAddress
     from quoteshm.client.events import Event
     from quoteshm.model import Quote, SnapshotState
 
@@ -154,6 +154,14 @@ class AsyncQuoteClient:
     async def get_info(self) -> dict[str, Any]:
         """Ask what the server is, and how it fares."""
         return await self._call("get_info", _codec.read_object)
+
+    async def add_tickers(self, tickers: Iterable[str]) -> AddedTickers:
+        """Have more tickers served; see `QuoteClient.add_tickers`."""
+        return await self._call("add_tickers", _codec.read_added, tickers=list(tickers))
+
+    async def remove_tickers(self, tickers: Iterable[str]) -> RemovedTickers:
+        """Have tickers served no longer; see `QuoteClient.remove_tickers`."""
+        return await self._call("remove_tickers", _codec.read_removed, tickers=list(tickers))
 
     async def ping(self) -> float:
         """Ask whether the server answers; give the seconds that took, connecting included."""

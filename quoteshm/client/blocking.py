@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import msgspec
     import pandas as pd
 
-    from quoteshm.client._codec import Quotes, ShmAddress
+    from quoteshm.client._codec import AddedTickers, Quotes, RemovedTickers, ShmAddress
     from quoteshm.client.events import Event
     from quoteshm.model import Quote, SnapshotState
 
@@ -217,6 +217,36 @@ class QuoteClient:
     def get_info(self) -> dict[str, Any]:
         """Ask what the server is, and how it fares."""
         return self._call("get_info", _codec.read_object)
+
+    def add_tickers(self, tickers: Iterable[str]) -> AddedTickers:
+        """Have more tickers served.
+
+        What is added has a value as soon as the source has answered for it.
+
+        Returns
+        -------
+        AddedTickers
+            Those that are ``added``, those that were served already (``known``), and by ticker why
+            others are ``refused``.
+
+        Raises
+        ------
+        RequestError
+            UNAUTHORIZED, unless over the server's Unix socket or with a token.
+
+        """
+        return self._call("add_tickers", _codec.read_added, tickers=list(tickers))
+
+    def remove_tickers(self, tickers: Iterable[str]) -> RemovedTickers:
+        """Have tickers served no longer, to nobody; as `add_tickers`.
+
+        Returns
+        -------
+        RemovedTickers
+            Those that are ``removed``, and those that were not served (``unknown``).
+
+        """
+        return self._call("remove_tickers", _codec.read_removed, tickers=list(tickers))
 
     def ping(self) -> float:
         """Ask whether the server answers; give the seconds that took, connecting included."""

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import msgspec
     import pandas as pd
 
-    from quoteshm.client._codec import Quotes, ShmAddress
+    from quoteshm.client._codec import AddedTickers, Quotes, RemovedTickers, ShmAddress
     from quoteshm.client.events import Event
     from quoteshm.model import Quote, SnapshotState
 
@@ -178,6 +178,14 @@ class TxQuoteClient:
     def get_info(self) -> Deferred[dict[str, Any]]:
         """Ask what the server is, and how it fares."""
         return self._call("get_info", _codec.read_object)
+
+    def add_tickers(self, tickers: Iterable[str]) -> Deferred[AddedTickers]:
+        """Have more tickers served; see `QuoteClient.add_tickers`."""
+        return self._call("add_tickers", _codec.read_added, tickers=list(tickers))
+
+    def remove_tickers(self, tickers: Iterable[str]) -> Deferred[RemovedTickers]:
+        """Have tickers served no longer; see `QuoteClient.remove_tickers`."""
+        return self._call("remove_tickers", _codec.read_removed, tickers=list(tickers))
 
     def ping(self) -> Deferred[float]:
         """Ask whether the server answers; give the seconds that took, connecting included."""

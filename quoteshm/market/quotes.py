@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from quoteshm.errors import UnknownTickerError
+from quoteshm.errors import REMOVED, UnknownTickerError
 from quoteshm.model import Quote, SnapshotState
 from quoteshm.shm import layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -79,12 +79,15 @@ class QuoteCache:
     ----------
     failures : dict of str to str
         For wanted tickers without a value: why there is none, in words. The refresh service's.
+    wanted : collection of str
+        The tickers that are asked for, also those of which nothing has come yet.
 
     """
 
     def __init__(self, writer: SegmentWriter, clock: Clock) -> None:
         self.writer, self.clock = writer, clock
         self.failures: dict[str, str] = {}
+        self.wanted: Container[str] = ()
         self._bodies: dict[str, _Body] = {}
         self._listed: tuple[bytes, list[str]] = (b"", [])
         self._known: Sequence[Ticker] = ()
@@ -226,8 +229,11 @@ class QuoteCache:
             if row.flags & _STATE == layout.PRESENT:
                 return self._known[place], row
         reason = self.failures.get(ticker)
-        if reason is None and place is not None and not self._is_removed(place):
+        is_removed = place is not None and self._is_removed(place)
+        if reason is None and (ticker in self.wanted or (place is not None and not is_removed)):
             reason = "not fetched yet"
+        if reason is None and is_removed:
+            reason = REMOVED
         raise UnknownTickerError(ticker, reason)
 
     def _is_removed(self, place: int) -> bool:

@@ -10,7 +10,7 @@ At the start the archive is loaded first (`warm_start`), and until that is done 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -161,6 +161,10 @@ class ArchiveService(Service):
         loading = defer.Deferred.fromCoroutine(self._start.load())
         loading.addErrback(lambda failure: self.log.failure("the archive was not loaded", failure))
         loading.addBoth(self._begin_to_look)
+
+    def drop(self, tickers: Iterable[str]) -> None:
+        """Load nothing of tickers that are wanted no more."""
+        self._start.drop(tickers)
 
     def _begin_to_look(self, _result: object) -> None:
         self._is_loading = False

@@ -14,7 +14,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -37,14 +37,18 @@ from quoteshm.clock import Clock, SystemClock
 from quoteshm.errors import QuoteShmError, SegmentError, SettingsError
 from quoteshm.market.archive import Archive
 from quoteshm.market.quotes import QuoteCache
+from quoteshm.service import calendars
 from quoteshm.service import options as settings_options
 from quoteshm.service.archiver import ArchiveService
+from quoteshm.service.hours import Hours
 from quoteshm.service.listening import Drain, Listener, make_room
+from quoteshm.service.live import LiveService
 from quoteshm.service.periodic import Periodic
 from quoteshm.service.publisher import Publisher
 from quoteshm.service.refresh import EAGER, PATIENT, RefreshService
+from quoteshm.service.roster import LOGGED, Roster, named, refuse_none
 from quoteshm.service.secret import read_token
-from quoteshm.service.worker import Worker
+from quoteshm.service.worker import T, Worker
 from quoteshm.shm.segment import SegmentSpec
 from quoteshm.shm.writer import SegmentWriter
 from quoteshm.wire.auth import Gate
@@ -181,7 +185,10 @@ class Daemon(MultiService):
         self.listeners: list[Listener] = []
         self.refresh: RefreshService | None = None
         self.publisher: Publisher | None = None
+        self._calendar_worker: Worker | None = None
+        self.live: LiveService | None = None
         self.archiver: ArchiveService | None = None
+        self.roster: Roster | None = None
         spec = SegmentSpec(
             max_tickers=settings.room(len(self.tickers)),
             kinds=settings.kinds,
@@ -231,12 +238,98 @@ class Daemon(MultiService):
             clock=self._clock,
             rng=random.Random(),  # noqa: S311 (for jitter)
             patience=PATIENT if self.settings.source == "yahoo" else EAGER,
+            hours=self._make_hours(writer) if self.settings.source == "yahoo" else None,
+        )
+        cache.wanted = self.refresh.wanted
+        if self.settings.live:
+            self.live = self._make_live(self.publisher)
+        context.roster = self.roster = Roster(
+            self.refresh,
+            self.publisher,
+            refuse=getattr(self.source, "refuse", refuse_none),
+            changed=self._set_live,
+            removed=self._drop_archived,
         )
         if self.settings.state_dir is None:
             # Not before: a signal that comes until then ends the process as it stands.
             self._reactor.callWhenRunning(self._start_refresh, None)
         else:
             self._start_archive(writer, factory.hub, self.settings.state_dir)
+
+    def _set_live(self, tickers: Iterable[str]) -> None:
+        if self.live is not None:
+            self.live.set_tickers(tickers)
+
+    def _drop_archived(self, tickers: Iterable[str]) -> None:
+        if self.archiver is not None:
+            self.archiver.drop(tickers)
+
+    def reload(self) -> None:
+        """Read the file of ``--tickers`` again, and serve what it says; SIGHUP asks for it.
+
+        A file that cannot be read, or is bad, leaves all as it was.
+        """
+        path = self.settings.tickers_file
+        if path is None or self.roster is None:
+            self.log.info("SIGHUP: nothing to be read again, as --tickers names no file")
+            return
+        try:
+            if not path.is_file():  # a pipe, or a terminal, could keep the reactor for ever
+                raise SettingsError("--tickers", f"@{path}", "a file, to be read again")  # noqa: TRY301 (as one that cannot be read)
+            tickers = settings_options.read_tickers(path, settings_options.read_file)
+        except SettingsError as error:
+            why = _said(error)
+        else:
+            self._serve(path, tickers)
+            return
+        self.log.error("the tickers stay as they are: {why}", why=why)
+
+    def _serve(self, path: Path, tickers: Sequence[str]) -> None:
+        """Serve what a file says, and say in one line what that has changed."""
+        assert self.roster is not None  # noqa: S101 (for the type checker: `reload` has looked)
+        removed, added = self.roster.serve(tickers)
+        self.log.info(
+            "read {path} again: added {added}; removed {removed}",
+            path=str(path),
+            added=named(added.added),
+            removed=named(removed.removed),
+        )
+        for ticker, why in list(added.refused.items())[:LOGGED]:
+            self.log.warn("{ticker} is not added: {why}", ticker=ticker, why=why)
+
+    def _make_hours(self, writer: SegmentWriter) -> Hours | None:
+        """Have trading hours looked up, in a thread of their own, where there are any."""
+        if not calendars.is_installed():
+            self.log.info("no trading hours (extra calendar): tickers are asked for at any time")
+            return None
+        worker = self._calendar_worker = Worker(self._reactor, "calendar")
+
+        def time_zone(ticker: str) -> str | None:
+            row = writer.row_of.get(ticker)
+            return None if row is None else writer.tickers[row].time_zone
+
+        return Hours(
+            self._clock, time_zone, lambda *asked: worker.run(lambda: calendars.load(*asked))
+        )
+
+    def _make_live(self, publisher: Publisher) -> LiveService:
+        from quoteshm.sources.yahoo_live import YahooFeed  # noqa: PLC0415 (needs an extra)
+
+        worker = Worker(self._reactor, "live")
+
+        def run(work: Callable[[], T]) -> defer.Deferred[T]:
+            done = worker.run(work)
+            worker.stop()  # it is all that is ever asked of it
+            return done
+
+        return LiveService(
+            YahooFeed(self._reactor, run),
+            publisher,
+            self.tickers,
+            reactor=self._reactor,
+            clock=self._clock,
+            rng=random.Random(),  # noqa: S311 (for jitter)
+        )
 
     def _bounds(self) -> Bounds:
         """Give the bounds of the wire, with no more connections than there are files for."""
@@ -278,6 +371,8 @@ class Daemon(MultiService):
     def _start_refresh(self, _result: object) -> None:
         if self.running and self.refresh is not None:
             self.refresh.setServiceParent(self)  # type: ignore[no-untyped-call]
+            if self.live is not None:
+                self.live.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def stopService(self) -> defer.Deferred[None]:
         """Stop the refreshes first, the segment last."""
@@ -290,6 +385,8 @@ class Daemon(MultiService):
                 await defer.maybeDeferred(service.stopService)
             except Exception:  # noqa: BLE001 (the others are to stop all the same)
                 self.log.failure("a service did not stop as it should")
+        if self._calendar_worker is not None:
+            self._calendar_worker.stop()
 
     def describe(self) -> dict[str, object]:
         """Give what ``get_info`` says of the daemon."""
@@ -313,6 +410,11 @@ class Daemon(MultiService):
             told["last_success_ms"] = self.refresh.last_success_ms
             told["error"] = self.refresh.error
             told["ticker_status"] = self.refresh.status()
+        describe = getattr(self.source, "describe", None)  # of one that asks somebody else
+        if describe is not None:
+            told["requests"] = describe()
+        if self.live is not None:
+            told["live"] = self.live.describe()
         if self.archiver is not None:
             told["archive"] = self.archiver.describe()
         return told
@@ -339,10 +441,20 @@ def make_source(settings: Settings, clock: Clock) -> tuple[Source, tuple[str, ..
         return Synthetic(clock, speed=settings.synthetic_speed), settings.tickers
     if settings.source == "files":
         return _make_files(settings)
+    from quoteshm.sources.budget import Budget  # noqa: PLC0415 (as said above)
+    from quoteshm.sources.shared_budget import SharedBudget  # noqa: PLC0415 (as said above)
     from quoteshm.sources.yahoo import Yahoo  # noqa: PLC0415 (as said above)
 
     cache_dir = None if settings.state_dir is None else settings.state_dir / "yfinance"
-    return Yahoo(clock, cache_dir=cache_dir), settings.tickers
+    rng = random.Random()  # noqa: S311 (for jitter)
+    budget = Budget(settings.requests_per_minute, rng)
+    if settings.shm:
+        # Beside the segments: seen by all daemons of the user, and gone with the boot.
+        path = settings.shm_dir / ".quoteshm-requests"
+        budget = SharedBudget(settings.requests_per_minute, rng, path)
+    source = Yahoo(clock, cache_dir=cache_dir, adjust=settings.adjust, budget=budget)
+    source.load()
+    return source, settings.tickers
 
 
 def _make_files(settings: Settings) -> tuple[Source, tuple[str, ...]]:
@@ -382,18 +494,32 @@ def _check_place(settings: Settings) -> None:
             raise SettingsError("--shm-group", settings.shm_group, expected) from None
 
 
+def _check_live(settings: Settings) -> None:
+    """Refuse ``--live`` where the libraries of its extra are missing."""
+    if not settings.live:
+        return
+    try:
+        import OpenSSL  # noqa: F401, PLC0415 (as the next one)
+        import twisted.web.websocket  # noqa: F401, PLC0415 (only where it is used)
+    except ImportError as error:
+        expected = f"the extra live, as in pip install quoteshm[live] ({error})"
+        raise SettingsError("--live", True, expected) from None  # noqa: FBT003 (what was found)
+
+
 def make_daemon(settings: Settings, start_failed: Callable[[Exception], None]) -> Daemon:
     """Put the tree together; nothing is opened before it starts.
 
     Raises
     ------
     SettingsError
-        A folder or a group that an option names is not there, or its token cannot be read.
+        A folder or a group that an option names is not there, its token cannot be read, or what
+        ``--live`` needs is not installed.
 
     """
     from twisted.internet import reactor  # noqa: PLC0415 (installs one: not when this is imported)
 
     _check_place(settings)
+    _check_live(settings)
     token = None if settings.auth_token_file is None else read_token(settings.auth_token_file)
     clock = SystemClock()
     source, tickers = make_source(settings, clock)
@@ -438,7 +564,7 @@ class _UnderTwistd(MultiService):
 
     def __init__(self, daemon: Daemon, options: Options) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._options = options
+        self._daemon, self._options, self._heeds_hangups = daemon, options, False
         daemon.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def setServiceParent(self, parent: Any) -> None:  # noqa: ANN401 (twistd's application)
@@ -448,7 +574,7 @@ class _UnderTwistd(MultiService):
             name = twistd["logfile"] or ("-" if twistd["nodaemon"] else "twistd.log")
             observer = filtered(textFileLogObserver(_log_file(name)), self._options.settings)
             parent.setComponent(ILogObserver, observer)
-            _stop_at_hangup()
+            self._heeds_hangups = True
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
@@ -456,6 +582,8 @@ class _UnderTwistd(MultiService):
         from twisted.internet import reactor  # noqa: PLC0415 (installs one: not when this is imported)
 
         steady(reactor)
+        if self._heeds_hangups:  # not before: twistd has left its terminal by now, if it is to
+            heed_hangups(self._daemon)
         super().startService()  # type: ignore[no-untyped-call]
 
 
@@ -468,13 +596,33 @@ def steady(reactor: Any) -> None:  # noqa: ANN401 (one of Twisted's, of several 
     reactor.seconds = functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
-def _stop_at_hangup() -> None:
-    """Take a terminal that closes for SIGTERM: the segment would stay in memory otherwise."""
+def heed_hangups(daemon: Daemon) -> None:
+    """Have SIGHUP read the tickers again; take a terminal that closes for SIGTERM.
+
+    Both come as SIGHUP. It is the terminal if there was one, and there is none any more: the
+    segment would stay in memory if that ended the process as it stands.
+    """
     from twisted.internet import reactor  # noqa: PLC0415 (installs one: not when this is imported)
 
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not so under nohup
-        one = cast("Any", reactor)
-        signal.signal(signal.SIGHUP, lambda *_: one.callFromThread(one.stop))
+    one = cast("Any", reactor)
+    is_default = signal.getsignal(signal.SIGHUP) is signal.SIG_DFL  # not so under nohup
+    follows_terminal = is_default and _has_terminal()
+
+    def hung_up() -> None:
+        if follows_terminal and not _has_terminal():
+            one.stop()
+        else:
+            daemon.reload()
+
+    signal.signal(signal.SIGHUP, lambda *_: one.callFromThread(hung_up))
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _log_file(name: str) -> Any:  # noqa: ANN401 (a file, or one of Twisted's that is like one)
@@ -549,11 +697,11 @@ def serve(argv: Sequence[str]) -> int:
     observer = filtered(textFileLogObserver(sys.stderr), options.settings)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     steady(reactor)
+    heed_hangups(daemon)
     try:
         daemon.startService()
     except SystemExit:
         return 1
     reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
-    _stop_at_hangup()
     reactor.run()
     return 0

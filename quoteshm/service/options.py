@@ -33,13 +33,21 @@ LOG_LEVELS: Final = ("debug", "info", "warn", "error", "critical")
 BACKLOG: Final = 1024
 MAX_KINDS: Final = 8
 MAX_SYMBOL_NBYTES: Final = 32
+TICKER: Final = f"a symbol of 1 to {MAX_SYMBOL_NBYTES} printable bytes"
 
+#: What prices can be adjusted for.
+ADJUSTMENTS: Final = ("split", "all", "none")
 #: Seconds between two refreshes, where ``--refresh`` does not say.
 REFRESH_S: Final = {"yahoo": 60.0, "files": 5.0, "synthetic": 1.0}
 #: So many refreshes may fail before a quote is stale, where ``--freshness`` does not say.
 FRESH_REFRESHES: Final = 3
 
 ReadText = Callable[[str], str]
+
+
+def read_file(path: str) -> str:
+    """Read a file of text, UTF-8."""
+    return Path(path).read_text(encoding="utf-8")
 
 
 # -- checks: what an option's text must be ---------------------------------------------------
@@ -114,13 +122,63 @@ def _read_kinds(text: str) -> tuple[tuple[str, int | None], ...]:
     return tuple(kinds.items())
 
 
+def _is_short(ticker: str) -> bool:
+    return ticker.isprintable() and 0 < len(ticker.encode()) <= MAX_SYMBOL_NBYTES
+
+
 def _read_tickers(text: str) -> tuple[str, ...]:
-    lines = (line.partition("#")[0] for line in text.splitlines())
-    tickers = tuple(dict.fromkeys(re.split(r"[\s,]+", " ".join(lines).strip(" ,"))))
-    for ticker in tickers:
-        if not (ticker.isprintable() and 0 < len(ticker.encode()) <= MAX_SYMBOL_NBYTES):
-            raise ValueError(ticker)
-    return tickers
+    tickers: dict[str, None] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        for ticker in filter(None, re.split(r"[\s,]+", line.partition("#")[0])):
+            if not _is_short(ticker):
+                raise _BadLineError(number, ticker)
+            tickers[ticker] = None
+    if not tickers:
+        raise ValueError(text)
+    return tuple(tickers)
+
+
+class _BadLineError(ValueError):
+    """A line of a file is not what it is to be."""
+
+    def __init__(self, number: int, found: str) -> None:
+        super().__init__(number, found)
+        self.number, self.found = number, found
+
+
+def is_symbol(text: str) -> bool:
+    """Tell whether a text is one symbol as ``--tickers`` takes it."""
+    try:
+        return _read_tickers(text) == (text,)
+    except ValueError:
+        return False
+
+
+def read_tickers(path: Path, read_text: ReadText, label: str = "--tickers") -> tuple[str, ...]:
+    """Read a file of tickers.
+
+    Raises
+    ------
+    SettingsError
+        It cannot be read, or has no ticker, or a bad one: file and line are named.
+
+    """
+    place = f"{label}: {path}"
+    try:
+        text = read_text(str(path))
+    except OSError as error:
+        raise SettingsError(label, f"@{path}", f"a file to read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(place, f"no UTF-8 at byte {error.start}", "text") from None
+    except ValueError as error:  # a name that no file can have
+        raise SettingsError(label, f"@{path}", f"a file to read ({error})") from None
+    try:
+        return _read_tickers(text)
+    except _BadLineError as error:
+        place = f"{place}, line {error.number}"
+        raise SettingsError(place, error.found[:80], TICKER) from None
+    except ValueError:
+        raise SettingsError(place, "no ticker", "at least one") from None
 
 
 def _read_text(text: str) -> str:
@@ -191,6 +249,7 @@ OPTIONS: Final = (
     ),
     Option("tickers", TICKERS, None, "AAPL,MSFT or @FILE; by default 20 well-known ones", "t"),
     Option("files", Check("a folder", _read_path), None, "folder of CSV or Parquet files"),
+    Option("live", None, None, "quotes as they are made: Yahoo's stream, beside the refreshes"),
     Option(
         "intervals",
         Check(f"1 to {MAX_KINDS} of {', '.join(INTERVALS)}, each with :BARS or not", _read_kinds),
@@ -204,6 +263,20 @@ OPTIONS: Final = (
         None,
         "seconds between two refreshes; by default "
         + ", ".join(f"{seconds:g} for {source}" for source, seconds in REFRESH_S.items()),
+    ),
+    Option(
+        "requests-per-minute",
+        _whole(1, 100_000),
+        "60",
+        "the most requests of Yahoo in any minute, of all daemons of this user with the same "
+        "--shm-dir",
+    ),
+    Option(
+        "adjust",
+        _one_of(*ADJUSTMENTS),
+        None,
+        "what Yahoo's prices are adjusted for: split (by default), all (splits and dividends; for "
+        "intervals of a day and longer), none (as traded; for a day and shorter)",
     ),
     Option(
         "freshness",
@@ -320,6 +393,7 @@ class _Origin(NamedTuple):
 class _Given(NamedTuple):
     value: Any
     origin: _Origin
+    file: Path | None = None  # that the value came out of
 
 
 _NOWHERE: Final = _Origin(0, "")
@@ -333,17 +407,15 @@ def _check(option: Option, origin: _Origin, texts: Sequence[str], read_text: Rea
         if texts[-1].lower() not in _TRUE + _FALSE:
             raise SettingsError(origin.label, texts[-1], "true or false")
         return _Given(texts[-1].lower() in _TRUE, origin)
+    if option.check is TICKERS and texts[-1].startswith("@"):
+        path = Path(texts[-1][1:])
+        return _Given(read_tickers(path, read_text, origin.label), origin, path.absolute())
     values = []
-    for given in texts:
-        text = given
+    for text in texts:
         try:
-            if option.check is TICKERS and text.startswith("@"):
-                text = read_text(text[1:])
             values.append(option.check.read(text))
-        except OSError as error:
-            raise SettingsError(origin.label, given, f"a file to read ({error.strerror})") from None
         except ValueError:
-            raise SettingsError(origin.label, given, option.check.expected) from None
+            raise SettingsError(origin.label, text, option.check.expected) from None
     return _Given(tuple(values) if option.many else values[-1], origin)
 
 
@@ -435,19 +507,27 @@ def _derive(given: Mapping[str, _Given]) -> Settings:
         return given[name].origin.rank if name in given else 0
 
     source, source_rank = _choose_source(given)
-    for name, owner in (("files", "files"), ("synthetic-count", "synthetic")):
+    owners = (
+        ("files", "files"),
+        ("synthetic-count", "synthetic"),
+        ("adjust", "yahoo"),
+        ("live", "yahoo"),
+    )
+    for name, owner in owners:
         # One that a stronger choice of another source has overruled does no harm.
-        if name in given and source != owner and rank(name) >= source_rank:
+        if value(name) and source != owner and rank(name) >= source_rank:
             raise SettingsError(given[name].origin.label, str(value(name)), f"--source {owner}")
     if source == "files" and "files" not in given:
         raise SettingsError("--files", None, "a folder, since --source is files")
 
     refresh_s = value("refresh", REFRESH_S[source])
-    tickers = _choose_tickers(given, source)
+    tickers, tickers_file = _choose_tickers(given, source)
     max_tickers = value("max-tickers")
     if max_tickers is not None and max_tickers < len(tickers):
         expected = f"{len(tickers)} or more, for so many tickers"
         raise SettingsError(given["max-tickers"].origin.label, max_tickers, expected)
+    if source == "yahoo" and "adjust" in given:
+        _check_adjustment(given["adjust"], [interval for interval, _ in value("intervals")])
     endpoints = _choose_endpoints(given)
     if "tls-client-ca" in given and rank("tls-client-ca") >= rank("endpoint"):
         # Who asks for certificates and forgets where would be open to everybody.
@@ -456,12 +536,16 @@ def _derive(given: Mapping[str, _Given]) -> Settings:
         endpoints=endpoints,
         source=source,
         tickers=tickers,
+        tickers_file=tickers_file,
         files=value("files") if source == "files" else None,
         synthetic_speed=value("synthetic-speed"),
+        live=source == "yahoo" and value("live", default=False),
         kinds=tuple(
             SeriesKind(interval, capacity or value("bars"))
             for interval, capacity in value("intervals")
         ),
+        adjust=value("adjust", "split"),
+        requests_per_minute=value("requests-per-minute"),
         refresh_s=refresh_s,
         freshness_s=value("freshness", FRESH_REFRESHES * refresh_s),
         shm=not value("no-shm", default=False),
@@ -496,17 +580,30 @@ def _choose_source(given: Mapping[str, _Given]) -> tuple[str, int]:
     return "synthetic", switch.origin.rank
 
 
-def _choose_tickers(given: Mapping[str, _Given], source: str) -> tuple[str, ...]:
+def _choose_tickers(
+    given: Mapping[str, _Given], source: str
+) -> tuple[tuple[str, ...], Path | None]:
+    """Give the tickers, and the file that they are in."""
     named, count = given.get("tickers"), given.get("synthetic-count")
     if source == "synthetic" and count is not None:
         if named is not None and named.origin.rank == count.origin.rank:
             raise SettingsError(count.origin.label, count.value, "no --tickers beside it")
         if named is None or named.origin.rank < count.origin.rank:
-            return synthetic_tickers(count.value)
+            return synthetic_tickers(count.value), None
     if named is not None:
-        tickers: tuple[str, ...] = named.value
-        return tickers
-    return () if source == "files" else DEFAULT_TICKERS
+        return named.value, named.file
+    return () if source == "files" else DEFAULT_TICKERS, None
+
+
+def _check_adjustment(given: _Given, intervals: Sequence[str]) -> None:
+    """Refuse what Yahoo cannot give: see `quoteshm.sources.yahoo`."""
+    day = INTERVALS["1d"]
+    if given.value == "all" and any(INTERVALS[one] < day for one in intervals):
+        expected = "only --intervals of a day and longer beside it, or split"
+        raise SettingsError(given.origin.label, given.value, expected)
+    if given.value == "none" and any(INTERVALS[one] > day for one in intervals):
+        expected = "only --intervals of a day and shorter beside it, or split"
+        raise SettingsError(given.origin.label, given.value, expected)
 
 
 def _choose_endpoints(given: Mapping[str, _Given]) -> tuple[str, ...]:
@@ -552,7 +649,7 @@ class Options(usage.Options):
     def __init__(
         self,
         environ: Mapping[str, str] = os.environ,
-        read_text: ReadText = lambda path: Path(path).read_text(encoding="utf-8"),
+        read_text: ReadText = read_file,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._environ, self._read_text = environ, read_text

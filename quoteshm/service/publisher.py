@@ -9,7 +9,9 @@ halves, so that only the ticker at fault is left out.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from twisted.logger import Logger
@@ -17,10 +19,17 @@ from twisted.python.failure import Failure
 
 from quoteshm.errors import BatchError, SegmentError, SegmentFullError
 from quoteshm.market.bars import Flaw, Merge, Problem, merge, sound, validate
-from quoteshm.model import DAY_MS, FIELDS, INTERVALS, Bars, SeriesKind, Ticker
+from quoteshm.model import DAY_MS, FIELDS, INTERVALS, MINUTE_MS, Bars, SeriesKind, Ticker
 from quoteshm.shm import layout, table
 from quoteshm.shm.batch import Batch, History, Quotes, Ticks
-from quoteshm.sources.base import Known, LastPrice, TickerBars, TickerTicks, Unchanged
+from quoteshm.sources.base import (
+    Known,
+    LastPrice,
+    TickerBars,
+    TickerPrices,
+    TickerTicks,
+    Unchanged,
+)
 from quoteshm.wire.push import Restated
 
 if TYPE_CHECKING:
@@ -34,6 +43,10 @@ if TYPE_CHECKING:
 
 DAILY: Final = "1d"
 NO_BARS: Final = Bars.empty()
+#: An answer that is older than the last one is out of a cache; one that is so for longer is right.
+CACHED_MS: Final = 30 * MINUTE_MS
+#: A price that was made so long after now was not: no other one is late for its sake.
+AHEAD_MS: Final = MINUTE_MS
 
 
 def _announce_nothing(_restated: Sequence[Restated]) -> None:
@@ -48,6 +61,8 @@ class Counts:
     late: int = 0  # older than what is published
     restated: int = 0  # closed bars that the vendor changed
     refused: int = 0  # answers that the writer would not take
+    late_prices: int = 0  # prices without bars that were older than what is published
+    early_prices: int = 0  # prices of tickers of which no bars are published
 
 
 @dataclass(slots=True)
@@ -68,6 +83,7 @@ class _Part:
     quotes: Quotes | None = None
     confirmed: NDArray[np.intp] | slice | None = None
     restated: list[Restated] = field(default_factory=list)
+    is_live: bool = False  # prices without bars, many times a second
 
     def halves(self) -> list[_Part]:
         """Cut columns in two; one ticker cannot be cut."""
@@ -89,7 +105,7 @@ class _Part:
 
     def cut(self, part: NDArray[np.bool_]) -> _Part:
         """Give columns of some of the tickers."""
-        cut = _Part(tuple(np.array(self.tickers, object)[part]))
+        cut = _Part(tuple(np.array(self.tickers, object)[part]), is_live=self.is_live)
         if self.ticks is not None:
             ticks = self.ticks
             cut.ticks = Ticks(
@@ -149,6 +165,12 @@ class Publisher:
         # By identity: a source gives the same tuple as long as they are the same tickers.
         self._rows: dict[int, tuple[tuple[str, ...], Rows]] = {}
         self._problems: dict[tuple[str, str], tuple[Problem, ...]] = {}
+        self.restated: dict[str, int] = {}  # ticker -> closed bars that the vendor changed
+        self._live: set[int] = set()  # rows whose price came without bars
+        self._days: dict[int, tuple[int, int]] = {}  # of rows: a day of its exchange, in ms
+        # Of rows: when the last price of an answer was made, and when that answer came.
+        self._answered: dict[int, tuple[int, int]] = {}
+        self._other: dict[int, Ticker] = {}  # rows whose ticker is not what answers say it is
         # Series that a smaller segment had cut: asked for as if nothing of them were known, once.
         self._cut = {
             (writer.tickers[row].symbol, interval)
@@ -165,31 +187,52 @@ class Publisher:
             return None
         if (ticker, interval) in self._cut:
             return None
-        state = self.writer.series(interval)[row]
+        state, closed = self.writer.series(interval)[row], self.writer.newest_closed(row, interval)
         if int(state["flags"]) & layout.HAS_FORMING:
             values = tuple(float(state[name]) for name in FIELDS)
-            return Known(int(state["time"]), float(state["close"]), forming=True, values=values)
-        if not int(state["count"]):
-            return None
-        bars, _ = self.writer.history(row, interval)
-        return Known(int(bars.time[-1]), float(bars.field("close")[-1]), forming=False)
+            time_ms, close = int(state["time"]), float(state["close"])
+            return Known(time_ms, close, forming=True, values=values, before=closed)
+        return None if closed is None else Known(*closed, forming=False)
 
     def retire(self, wanted: Iterable[str]) -> list[str]:
         """Remove, in one commit, every published ticker that is not wanted; give their names."""
         keep = set(wanted)
-        rows = [
-            row
-            for ticker, row in self.writer.row_of.items()
-            if ticker not in keep and self._is_there(row)
+        names = self.remove(ticker for ticker in self.writer.row_of if ticker not in keep)
+        if names:
+            self.log.info("removed {count} tickers that are not wanted", count=len(names))
+        return names
+
+    def remove(self, tickers: Iterable[str]) -> list[str]:
+        """Remove tickers in one commit; give the names of those that were published."""
+        row_of, flags = self.writer.row_of, self.writer.quotes()["flags"].tolist()
+        there = range(len(flags))
+        names = [
+            ticker
+            for ticker in tickers
+            if (row := row_of.get(ticker)) in there and not flags[row] & layout.REMOVED
         ]
-        if rows:
-            tickers = self.writer.tickers
-            names = [tickers[row].symbol for row in rows]
+        if names:
+            rows = [row_of[ticker] for ticker in names]
+            self._live.difference_update(rows)
+            for row in rows:
+                self._answered.pop(row, None)
+                self._other.pop(row, None)
             self.writer.write_data(Batch(self.clock.wall_ms(), removed=rows))
             self.announce(())
-            self.log.info("removed {count} tickers that are not wanted", count=len(rows))
-            return names
-        return []
+        return names
+
+    def bar_counts(self, tickers: Sequence[str]) -> dict[str, list[int]]:
+        """Count the bars that are published of tickers, by interval, in their order."""
+        row_of, flags = self.writer.row_of, self.writer.quotes()["flags"]
+        rows = np.array([row_of.get(ticker, len(flags)) for ticker in tickers], np.intp)
+        there = rows < len(flags)
+        there[there] = (flags[rows[there]] & layout.REMOVED) == 0
+        counts = {}
+        for interval in self._kinds:
+            held = np.zeros(len(rows), np.int64)
+            held[there] = _held(self.writer.series(interval)[rows[there]])
+            counts[interval] = held.tolist()
+        return counts
 
     def _is_there(self, row: int) -> bool:
         quotes = self.writer.quotes()
@@ -197,7 +240,9 @@ class Publisher:
 
     # -- publishing --------------------------------------------------------------------------
 
-    def publish(self, results: Sequence[TickerBars | TickerTicks | Unchanged]) -> Outcome:
+    def publish(
+        self, results: Sequence[TickerBars | TickerPrices | TickerTicks | Unchanged]
+    ) -> Outcome:
         """Publish answers in one commit.
 
         A ticker that cannot be published is left out and named in the outcome; it never keeps
@@ -214,6 +259,8 @@ class Publisher:
                     part = self._ticks_part(result, with_quotes=result in priced)
                 elif isinstance(result, Unchanged):
                     part = self._unchanged_part(result)
+                elif isinstance(result, TickerPrices):
+                    part = self._prices_part(result)
                 else:
                     if result.ticker.symbol in seen:  # it is compared with what is published
                         self._commit(parts, outcome)
@@ -249,7 +296,8 @@ class Publisher:
         self.announce([one for part in parts for one in part.restated])
         self.counts.restated += sum(len(one.bars) for part in parts for one in part.restated)
         count = sum(len(part.tickers) for part in parts)
-        self.log.info("epoch {epoch}: {count} tickers", epoch=outcome.epoch, count=count)
+        log = self.log.debug if all(part.is_live for part in parts) else self.log.info
+        log("epoch {epoch}: {count} tickers", epoch=outcome.epoch, count=count)
         if self.verbose:
             for part in parts:
                 for ticker in part.tickers:
@@ -293,7 +341,8 @@ class Publisher:
         tickers = result.tickers
         good = sound(ticks.time, ticks.ohlcv.T)
         late = self.writer.late(ticks)
-        keep = good & ~late
+        # One that was removed comes back with a history, not with a bar behind its former one.
+        keep = good & ~late & ~self._are_removed(rows)
         if not keep.all():
             self._count_left_out(result, good, late)
             numbers = table.numbers(rows)[keep]
@@ -305,6 +354,15 @@ class Publisher:
         if with_quotes:
             part.quotes = self._tick_quotes(ticks, result.ts_ms)
         return part
+
+    def _are_removed(self, rows: Rows) -> NDArray[np.bool_]:
+        flags, numbers = self.writer.quotes()["flags"], table.numbers(rows)
+        if not len(numbers) or numbers.max() < len(flags):
+            return (flags[rows] & layout.REMOVED) != 0  # type: ignore[no-any-return]  # NumPy's
+        removed = np.zeros(len(numbers), np.bool_)
+        counted = numbers < len(flags)
+        removed[counted] = (flags[numbers[counted]] & layout.REMOVED) != 0
+        return removed
 
     def _rows_of(self, tickers: tuple[str, ...]) -> Rows:
         """Give the rows of tickers, looked up once for each tuple."""
@@ -397,13 +455,72 @@ class Publisher:
             rows, tickers = numbers[counted], tuple(np.array(tickers, object)[counted])
         return _Part(tickers, confirmed=rows) if tickers else None
 
+    # -- prices without bars -----------------------------------------------------------------
+
+    def _prices_part(self, result: TickerPrices) -> _Part | None:
+        """Make quotes of prices: what they do not say of the day stays as it is published.
+
+        The prices of tickers without bars wait for these, which tell currency and time zone.
+        """
+        row_of, quotes = self.writer.row_of, self.writer.quotes()
+        rows = np.array([row_of.get(ticker, len(quotes)) for ticker in result.tickers], np.intp)
+        known = rows < len(quotes)
+        known[known] = quotes["flags"][rows[known]] == layout.PRESENT
+        keep = known.copy()
+        published_ms = quotes["ts_ms"][rows[known]]
+        is_ahead = published_ms > self.clock.wall_ms() + AHEAD_MS
+        keep[known] = is_ahead | (result.ts_ms[known] >= published_ms)
+        self.counts.early_prices += int(np.count_nonzero(~known))
+        self.counts.late_prices += int(np.count_nonzero(known & ~keep))
+        if not keep.any():
+            return None
+        rows, ts_ms, new = rows[keep], result.ts_ms[keep], result.values[keep]
+        kept = np.stack([quotes[name][rows] for name in _VALUES], axis=1)
+        before_ms = quotes["ts_ms"][rows].tolist()
+        for place, row in enumerate(rows.tolist()):
+            if ts_ms[place] >= self._day_of(row, before_ms[place])[1]:
+                kept[place] = np.nan  # that day is over
+        price = new[:, 3]
+        values = np.where(np.isnan(new), kept, new)
+        # What does not change within a day is better known by its bar than by a short float.
+        values[:, [0, 5]] = np.where(np.isnan(kept), new, kept)[:, [0, 5]]
+        values[:, 1] = np.fmax(np.fmax(kept[:, 1], new[:, 1]), price)
+        values[:, 2] = np.fmin(np.fmin(kept[:, 2], new[:, 2]), price)
+        self._live.update(rows.tolist())
+        tickers = tuple(np.array(result.tickers, object)[keep])
+        return _Part(tickers, quotes=Quotes(rows, ts_ms, values), is_live=True)
+
+    def _day_of(self, row: int, ts_ms: int) -> tuple[int, int]:
+        """Give begin and end of the day of a ticker's exchange in which a price was made.
+
+        One that was made at midnight was made with the last bar of the day that ends there.
+        """
+        begin_ms, end_ms = self._days.get(row, (0, 0))
+        if not begin_ms < ts_ms <= end_ms:
+            begin_ms, end_ms = _day_of(ts_ms - 1, self.writer.tickers[row].time_zone)
+            self._days[row] = begin_ms, end_ms
+        return begin_ms, end_ms
+
+    def _keep_live(self, row: int, ts_ms: int, values: NDArray[np.float64]) -> bool:
+        """Put the later price without bars into a quote; False where that is of a later day."""
+        published = self.writer.quotes()[row]
+        if ts_ms <= self._day_of(row, int(published["ts_ms"]))[0]:
+            return False
+        values[1] = np.fmax(values[1], published["high"])
+        values[2] = np.fmin(values[2], published["low"])
+        values[3] = published["price"]
+        values[4] = np.fmax(values[4], published["volume"])
+        return True
+
     # -- several bars of one ticker ----------------------------------------------------------
 
     def _bars_part(self, result: TickerBars) -> _Part:
         ticker = result.ticker.symbol
         row = int(self.writer.enlist([result.ticker])[0])
         part = _Part((ticker,))
+        self._note_other(row, result.ticker)
         self.counts.dropped += result.dropped
+        is_old, has_newest = self._is_old(row, result), False
         states = []
         for interval, kind in self._kinds.items():
             current, forming = NO_BARS, False
@@ -416,22 +533,65 @@ class Publisher:
                 bars, problems = validate(given.bars.time, given.bars.ohlcv)
                 self._note(ticker, interval, problems)
                 last = len(given.bars) and len(bars) and bars.time[-1] == given.bars.time.max()
-                merged = merge(
-                    current,
-                    forming,
-                    bars,
-                    given.forming and bool(last),
-                    kind.capacity,
-                    whole=result.whole,
-                )
-                part.restated += self._note_restated(ticker, interval, merged)
+                opened = given.forming and bool(last)
+                whole = result.whole or interval in result.whole_of
+                behind = _is_behind(bars, current, or_equal=True)
+                if is_old and opened and behind and not whole:
+                    bars, opened = bars[:-1], False  # it is published as it was later
+                lacks = _is_behind(bars, current) and (forming or not whole)
+                has_newest = has_newest or (len(bars) > 0 and not lacks)
+                merged = merge(current, forming, bars, opened, kind.capacity, whole=whole)
+                part.restated += self._note_restated(ticker, interval, merged, result.cause)
                 history = merged.history(interval, row)
                 if history is not None:
                     part.histories.append(history)
                     state = _after(kind, current, history)
             states.append(state)
+        # An old price, or a bar that was there before, says nothing new of the price.
+        is_known = not has_newest if result.last_price is None else is_old
+        if is_known and self._is_priced(row) and not (part.restated and result.cause != "vendor"):
+            part.confirmed = np.array([row], np.intp)
+            return part
+        if result.last_price is not None:
+            self._answered[row] = result.last_price.ts_ms, self.clock.wall_ms()
         self._price(part, row, result, states)
         return part
+
+    def _is_old(self, row: int, result: TickerBars) -> bool:
+        """Tell whether an answer is older than one that came before, out of some cache."""
+        if result.last_price is None or row not in self._answered:
+            return False
+        made_ms, came_ms = self._answered[row]
+        passed_ms = self.clock.wall_ms() - came_ms
+        return result.last_price.ts_ms < made_ms and 0 <= passed_ms < CACHED_MS
+
+    def _is_priced(self, row: int) -> bool:
+        quotes = self.writer.quotes()
+        return row < len(quotes) and int(quotes["flags"][row]) == layout.PRESENT
+
+    def _note_other(self, row: int, ticker: Ticker) -> None:
+        """Say in words that a ticker has another currency or time zone than is published.
+
+        A row keeps what it was listed with: readers look once.
+        """
+        listed = self.writer.tickers[row]
+        said = [
+            f"{name} {new}, published as {old or 'none'}"
+            for name, new, old in (
+                ("currency", ticker.currency, listed.currency),
+                ("time zone", ticker.time_zone, listed.time_zone),
+            )
+            if new and new != old
+        ]
+        if not said:
+            self._other.pop(row, None)
+        elif self._other.get(row) != ticker:
+            self._other[row] = ticker
+            self.log.warn(
+                "{ticker}: {said}; it stays so until a daemon makes a new segment",
+                ticker=ticker.symbol,
+                said=" and ".join(said),
+            )
 
     def _price(self, part: _Part, row: int, result: TickerBars, states: Sequence[State]) -> None:
         """Add the quote, or say that it is confirmed where it is the same as before."""
@@ -442,7 +602,13 @@ class Publisher:
         ts_ms, values = made
         rows = np.array([row], np.intp)
         quotes = self.writer.quotes()
-        if row < len(quotes) and int(quotes["flags"][row]) == layout.PRESENT:
+        if self._is_priced(row):
+            live_ms = int(quotes["ts_ms"][row])
+            if row in self._live and ts_ms < live_ms:
+                if not self._keep_live(row, ts_ms, values):
+                    part.confirmed = rows
+                    return
+                ts_ms = live_ms
             stable = [quotes[name][row] for name in _VALUES]
             if np.array_equal(stable, values, equal_nan=True):
                 part.confirmed = rows  # the same price was made when it was made before
@@ -469,30 +635,55 @@ class Publisher:
                 time_ms=problem.time_ms,
             )
 
-    def _note_restated(self, ticker: str, interval: str, merged: Merge) -> list[Restated]:
+    def _note_restated(
+        self, ticker: str, interval: str, merged: Merge, cause: str
+    ) -> list[Restated]:
         if not (len(merged.restatements) or merged.removed):
             return []
         self.log.warn(
-            "{ticker} {interval}: {count} bars restated, {removed} gone",
+            "{ticker} {interval}: {count} bars restated, {removed} gone ({cause})",
             ticker=ticker,
             interval=interval,
             count=len(merged.restatements),
             removed=merged.removed,
+            cause=cause,
         )
-        return [Restated(ticker, interval, merged.restatements, merged.removed)]
+        count = len(merged.restatements) + merged.removed
+        self.restated[ticker] = self.restated.get(ticker, 0) + count
+        return [Restated(ticker, interval, merged.restatements, merged.removed, cause)]
 
 
 _VALUES: Final = ("open", "high", "low", "price", "volume", "prev_close")
 
 
-def _names(result: TickerBars | TickerTicks | Unchanged) -> tuple[str, ...]:
+def _names(result: TickerBars | TickerPrices | TickerTicks | Unchanged) -> tuple[str, ...]:
     return (result.ticker.symbol,) if isinstance(result, TickerBars) else result.tickers
+
+
+def _day_of(ts_ms: int, zone: str) -> tuple[int, int]:
+    """Give begin and end of a moment's day, in milliseconds."""
+    try:
+        local = datetime.fromtimestamp(ts_ms / 1000, ZoneInfo(zone))
+    except (ZoneInfoNotFoundError, ValueError):
+        begin_ms = ts_ms // DAY_MS * DAY_MS
+        return begin_ms, begin_ms + DAY_MS
+    begin = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    end = begin + timedelta(days=1)
+    return int(begin.timestamp()) * 1000, int(end.timestamp()) * 1000
 
 
 def _held(series: NDArray[np.void]) -> NDArray[np.uint64]:
     """Count the bars of each series row, the forming one included."""
     held: NDArray[np.uint64] = series["count"] + (series["flags"] & layout.HAS_FORMING)
     return held
+
+
+def _is_behind(bars: Bars, current: Bars, *, or_equal: bool = False) -> bool:
+    """Tell whether the newest published bar is later than those of an answer."""
+    if not len(bars) or not len(current):
+        return False
+    last_ms, newest_ms = int(bars.time[-1]), int(current.time[-1])
+    return last_ms < newest_ms or (or_equal and last_ms == newest_ms)
 
 
 def _preference(interval: str) -> tuple[bool, int]:

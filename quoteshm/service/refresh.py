@@ -3,6 +3,9 @@
 A `LoopingCall` asks the source for every ticker that is due and hands the answers on in groups. Its
 body lets no exception out, and the next run never begins before the last one has ended. Only
 tickers that fail have a state of their own: while none does, a refresh costs nothing per ticker.
+
+Tickers that are wanted since a moment do not wait for the next refresh: they are asked for at once,
+or, while the source is being asked for others, between two of its answers.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from twisted.application.service import Service
 from twisted.internet import defer, task
 from twisted.logger import Logger
 
+from quoteshm.service.change_log import ChangeLog
 from quoteshm.sources.base import (
     Failure,
     Fetched,
@@ -26,13 +30,21 @@ from quoteshm.sources.base import (
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import (
+        AsyncIterator,
+        Callable,
+        Collection,
+        Coroutine,
+        Iterable,
+        Sequence,
+    )
 
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure as TwistedFailure
 
     from quoteshm.clock import Clock
     from quoteshm.model import SeriesKind
+    from quoteshm.service.hours import Hours
     from quoteshm.service.publisher import Publisher
     from quoteshm.sources.base import Source
 
@@ -75,7 +87,7 @@ class Trouble:
     message: str
     since_ms: int
     attempts: int
-    last_attempt_ms: int
+    last_attempt_ms: int | None  # None before the first
     next_s: float  # by the reactor's clock
 
 
@@ -104,6 +116,8 @@ class RefreshService(Service):
         Where the jitter comes from.
     patience : Patience
         How long failing tickers are left alone.
+    hours : Hours, optional
+        Which tickers are not worth asking for, as their exchange is closed.
 
     """
 
@@ -122,6 +136,7 @@ class RefreshService(Service):
         clock: Clock,
         rng: random.Random,
         patience: Patience = PATIENT,
+        hours: Hours | None = None,
     ) -> None:
         self.source, self.publisher = source, publisher
         self.refresh_s, self.failures = refresh_s, failures
@@ -131,12 +146,18 @@ class RefreshService(Service):
         self.error: str | None = None  # why the last refresh broke off as a whole
         self._reactor, self._clock, self._rng, self._patience = reactor, clock, rng, patience
         self._seconds: Callable[[], float] = reactor.seconds  # type: ignore[misc]
-        asked = (
-            Request(ticker, tuple(kinds), publisher.known) for ticker in dict.fromkeys(tickers)
-        )
-        self._all = tuple(asked)
-        self._due_now = self._all
+        self._changes = ChangeLog(self.log)
+        self._kinds = tuple(kinds)
+        self._wanted = {ticker: self._request(ticker) for ticker in tickers}
+        self._all = tuple(self._wanted.values())
+        self._due_now = self._due_of = self._all
+        self._new: dict[str, Request] = {}  # wanted since a moment, and not asked for yet
+        self._runs: list[_Run] = []  # that are under way: at most two, one within the other
+        self._turn = defer.DeferredLock()
+        self._ticked_s = 0.0  # when the last refresh began
         self._put_off: frozenset[str] = frozenset()
+        self._hours = hours
+        self._closed: frozenset[str] = frozenset()  # those whose exchange is
         # When tickers were last heard of, by group; a group's members only where asked for.
         self._heard: dict[str, int] = {}
         self._heard_ticks: dict[int, tuple[tuple[str, ...], int]] = {}
@@ -174,24 +195,99 @@ class RefreshService(Service):
     def _log_slow_stop(self, _result: object, timeout_s: float) -> None:
         self.log.warn("the source did not stop within {seconds} s", seconds=timeout_s)
 
+    # -- which tickers are wanted ------------------------------------------------------------
+
+    @property
+    def wanted(self) -> Collection[str]:
+        """The tickers that are asked for; the same object for good."""
+        return self._wanted.keys()
+
+    def add(self, tickers: Iterable[str]) -> None:
+        """Ask for more tickers, soon."""
+        for ticker in tickers:
+            if ticker not in self._wanted:
+                self._forget(ticker)
+                self._wanted[ticker] = self._new[ticker] = self._request(ticker)
+        self._all = tuple(self._wanted.values())
+        if self._loop.running and not self._runs:
+            self._reactor.callLater(0, self._ask_for_new)  # type: ignore[arg-type]
+
+    def remove(self, tickers: Iterable[str]) -> None:
+        """Ask for tickers no more; what is still answered for them is not published."""
+        gone = [ticker for ticker in tickers if self._wanted.pop(ticker, None) is not None]
+        self._fold_heard()
+        for ticker in gone:
+            self._new.pop(ticker, None)
+            self._forget(ticker)
+        for run in self._runs:
+            run.gone.update(gone)
+        forget = getattr(self.source, "forget", None)  # of one that remembers who failed
+        if forget is not None:
+            forget(gone)
+        self._all = tuple(self._wanted.values())
+
+    def _request(self, ticker: str) -> Request:
+        return Request(ticker, self._kinds, self.publisher.known, self._is_wanted)
+
+    def _is_wanted(self, request: Request) -> bool:
+        return self._wanted.get(request.ticker) is request
+
+    def _forget(self, ticker: str) -> None:
+        """Begin with a ticker as if it had never been there."""
+        self._heard.pop(ticker, None)
+        self.troubles.pop(ticker, None)
+        self.failures.pop(ticker, None)
+
+    def _ask_for_new(self) -> None:
+        if self._new and not self._stopping:
+            self._running = self._in_turn(self._ask_all_new)
+
     # -- one refresh -------------------------------------------------------------------------
 
     def _tick(self) -> defer.Deferred[None]:
         """Run one refresh; the loop waits for it. What escapes would end the loop for good."""
-        running = defer.Deferred.fromCoroutine(self._refresh())
+        self._running = self._in_turn(self._refresh)
+        return self._running
+
+    def _in_turn(self, body: Callable[[], Coroutine[Any, Any, None]]) -> defer.Deferred[None]:
+        """Do something when nothing of its kind is under way."""
+        running = self._turn.run(lambda: defer.Deferred.fromCoroutine(body()))
         running.addErrback(self._log_bug)
-        self._running = running
         return running
 
     def _log_bug(self, failure: TwistedFailure) -> None:
         self.log.failure("a refresh failed", failure)
 
     async def _refresh(self) -> None:
+        self._ticked_s = self._seconds()
         wanted = self._due()
+        self._new.clear()  # they are among them
+        await self._ask(wanted)
+        await self._ask_all_new()  # those since its last answer
+
+    async def _ask_all_new(self) -> None:
+        while self._new:
+            await self._ask_new()
+
+    async def _ask_new(self) -> None:
+        new = tuple(self._new.values())
+        self._new.clear()
+        await self._ask(new)
+
+    async def _ask(self, wanted: tuple[Request, ...]) -> None:
+        """Ask the source for tickers, and publish what it answers."""
         if not wanted or self._stopping:
             return
         self.last_attempt_ms = self._clock.wall_ms()
         run = _Run()
+        self._runs.append(run)
+        try:
+            await self._ask_source(wanted, run)
+        finally:
+            self._runs.remove(run)
+            self._changes.close()
+
+    async def _ask_source(self, wanted: tuple[Request, ...], run: _Run) -> None:
         try:
             answers = self.source.fetch(wanted)
             try:
@@ -226,6 +322,9 @@ class RefreshService(Service):
                 await task.deferLater(self._reactor, 0)
             elif run.timer is None:
                 run.timer = self._reactor.callLater(HOLD_S, self._flush_held, run)  # type: ignore[arg-type]
+            # Within this one, and none within that: those that come meanwhile wait for it.
+            while self._new and not self._stopping and self._runs[0] is run:
+                await self._ask_new()
 
     def _flush_held(self, run: _Run) -> None:
         """Publish what has come while the source is busy with the next answer."""
@@ -246,6 +345,9 @@ class RefreshService(Service):
     def _flush(self, run: _Run) -> None:
         """Publish what has come, and note who failed and who does again."""
         results, failures = run.take()
+        if run.gone:
+            results = [r for r in results if not run.gone.issuperset(_names(r))]
+            failures = [failure for failure in failures if failure.ticker not in run.gone]
         now_ms = self._clock.wall_ms()
         refused: dict[str, str] = {}
         if results:
@@ -281,9 +383,9 @@ class RefreshService(Service):
 
     def _miss(self, wanted: Sequence[Request], run: _Run) -> None:
         """Take tickers without any answer for failed."""
-        now_ms = self._clock.wall_ms()
+        now_ms, known = self._clock.wall_ms(), run.names | run.gone
         for request in wanted:
-            if request.ticker not in run.names:
+            if request.ticker not in known:
                 failure = Failure(request.ticker, Reason.EMPTY, "the source gave no answer")
                 self._failed(failure, now_ms)
 
@@ -291,18 +393,24 @@ class RefreshService(Service):
 
     def _due(self) -> tuple[Request, ...]:
         """Give the tickers to ask for: the same tuple as long as they are the same."""
-        if not self.troubles:
-            self._put_off, self._due_now = frozenset(), self._all
-            return self._all
+        closed: frozenset[str] = frozenset()
+        if self._hours is not None:
+            self._fold_heard()
+            closed = self._hours.put_off(self._all, self._heard)
         now_s = self._seconds()
         put_off = frozenset(ticker for ticker, one in self.troubles.items() if one.next_s > now_s)
-        if put_off != self._put_off:
-            self._put_off = put_off
-            self._due_now = tuple(one for one in self._all if one.ticker not in put_off)
-        return self._due_now if put_off else self._all
+        is_other = self._due_of is not self._all
+        if put_off != self._put_off or closed is not self._closed or is_other:
+            self._put_off, self._closed, self._due_of = put_off, closed, self._all
+            leave = put_off | closed
+            self._due_now = tuple(one for one in self._all if one.ticker not in leave)
+        return self._due_now if put_off or closed else self._all
 
     def _failed(self, failure: Failure, now_ms: int) -> None:
         if failure.reason is Reason.STOPPED:
+            return
+        if failure.retry_s is not None:
+            self._put_off_for(failure, failure.retry_s, now_ms)
             return
         ticker, before = failure.ticker, self.troubles.get(failure.ticker)
         attempts = (
@@ -317,13 +425,22 @@ class RefreshService(Service):
             self._seconds() + self._backoff_s(failure.reason, attempts),
         )
         self.failures[ticker] = failure.message
-        if before is None or before.reason is not failure.reason:
-            self.log.warn(
-                "{ticker}: {reason}, {message}",
-                ticker=ticker,
-                reason=failure.reason.value,
-                message=failure.message,
-            )
+        # One that was put off, without having been asked for, has not failed before.
+        if before is None or before.reason is not failure.reason or not before.attempts:
+            self._changes.failed(failure)
+
+    def _put_off_for(self, failure: Failure, wait_s: float, now_ms: int) -> None:
+        """Note a ticker that the source has not asked for: no attempt, and no line of the log."""
+        ticker, before = failure.ticker, self.troubles.get(failure.ticker)
+        self.troubles[ticker] = Trouble(
+            failure.reason,
+            failure.message,
+            now_ms if before is None else before.since_ms,
+            0 if before is None else before.attempts,
+            self._heard.get(ticker) if before is None else before.last_attempt_ms,
+            self._seconds() + wait_s,
+        )
+        self.failures[ticker] = failure.message
 
     def _backoff_s(self, reason: Reason, attempts: int) -> float:
         """Say how long to leave a ticker alone: longer with each attempt, never quite the same."""
@@ -340,8 +457,8 @@ class RefreshService(Service):
     def _recovered(self, ticker: str) -> None:
         trouble = self.troubles.pop(ticker, None)
         self.failures.pop(ticker, None)
-        if trouble is not None:
-            self.log.info("{ticker}: works again", ticker=ticker)
+        if trouble is not None and trouble.attempts:
+            self._changes.recovered(ticker)
 
     # -- what others want to know ------------------------------------------------------------
 
@@ -352,32 +469,49 @@ class RefreshService(Service):
         -------
         dict
             By ticker: ``state`` ("ok", "waiting", or the reason of its failure),
-            ``last_attempt_ms`` and ``last_success_ms`` (None before the first), and for one that
-            fails ``message``, ``since_ms``, ``attempts`` and ``next_attempt_s`` from now.
+            ``last_attempt_ms`` and ``last_success_ms`` (None before the first),
+            ``next_attempt_s`` from now, ``bars`` by interval, ``restatements`` (bars that the
+            vendor changed since the start), for one that is not asked for until its exchange opens
+            ``market_opens_ms``, and for one that fails ``message``, ``since_ms`` and ``attempts``;
+            ``quarantined_until_ms`` if it does as there is no such symbol.
 
         """
         self._fold_heard()
-        now_s = self._seconds()
+        now_s, now_ms = self._seconds(), self._clock.wall_ms()
+        # A refresh that takes longer than its time is followed by the next at once.
+        refresh_s = round(max(0.0, self._ticked_s + self.refresh_s - now_s), 3)
+        counts = self.publisher.bar_counts(tuple(self._wanted))
+        bars = [dict(zip(counts, held, strict=True)) for held in zip(*counts.values(), strict=True)]
+        restated = self.publisher.restated
         told: dict[str, dict[str, object]] = {}
-        for request in self._all:
-            heard_ms = self._heard.get(request.ticker)
-            trouble = self.troubles.get(request.ticker)
+        for ticker, held in zip(self._wanted, bars, strict=True):
+            heard_ms, trouble = self._heard.get(ticker), self.troubles.get(ticker)
+            one: dict[str, object] = {
+                "state": "waiting" if heard_ms is None else "ok",
+                "last_attempt_ms": heard_ms,
+                "last_success_ms": heard_ms,
+                "next_attempt_s": 0.0 if ticker in self._new else refresh_s,
+                "bars": held,
+                "restatements": restated.get(ticker, 0),
+            }
+            told[ticker] = one
             if trouble is None:
-                told[request.ticker] = {
-                    "state": "waiting" if heard_ms is None else "ok",
-                    "last_attempt_ms": self.last_attempt_ms,
-                    "last_success_ms": heard_ms,
-                }
+                opens_ms = None if self._hours is None else self._hours.opens_ms(ticker)
+                if opens_ms is not None:
+                    one["market_opens_ms"] = opens_ms
+                    one["next_attempt_s"] = max(refresh_s, round((opens_ms - now_ms) / 1000, 3))
                 continue
-            told[request.ticker] = {
+            wait_s = max(0.0, trouble.next_s - now_s)
+            one |= {
                 "state": trouble.reason.value,
                 "last_attempt_ms": trouble.last_attempt_ms,
-                "last_success_ms": heard_ms,
+                "next_attempt_s": round(wait_s, 3),
                 "message": trouble.message,
                 "since_ms": trouble.since_ms,
                 "attempts": trouble.attempts,
-                "next_attempt_s": round(max(0.0, trouble.next_s - now_s), 3),
             }
+            if trouble.reason is Reason.NOT_FOUND and wait_s:
+                one["quarantined_until_ms"] = now_ms + round(wait_s * 1000)
         return told
 
 
@@ -385,6 +519,7 @@ class _Run:
     """What has come of one refresh, and is not published yet."""
 
     def __init__(self) -> None:
+        self.gone: set[str] = set()  # tickers that are wanted no more since it began
         self.answered = 0  # tickers, at least: one that comes twice counts twice
         self._groups: list[Sequence[str]] = []
         self._results: list[TickerBars | TickerTicks | Unchanged] = []

@@ -21,9 +21,13 @@ class Settings:
     endpoints: tuple[str, ...] = ("tcp:9000:interface=127.0.0.1:backlog=1024",)
     source: str = "yahoo"
     tickers: tuple[str, ...] = DEFAULT_TICKERS  # empty with "files": those of the folder
+    tickers_file: Path | None = None  # that they came out of, to be read again
     files: Path | None = None
     synthetic_speed: float = 1.0
+    live: bool = False
     kinds: tuple[SeriesKind, ...] = (SeriesKind("1d", 2520),)
+    adjust: str = "split"  # Yahoo's prices
+    requests_per_minute: int = 60  # of Yahoo
     refresh_s: float = 60.0
     freshness_s: float = 180.0
     shm: bool = True

@@ -120,6 +120,11 @@ class WarmStart:
         self._market: MarketRecord | None = None
         self._places: dict[str, int] = {}  # in that, by symbol
 
+    def drop(self, tickers: Iterable[str]) -> None:
+        """Publish nothing of tickers that are wanted no more."""
+        gone = set(tickers)
+        self.wanted = tuple(ticker for ticker in self.wanted if ticker not in gone)
+
     async def load(self) -> None:
         """Publish everything; nothing is read where nothing is lacking."""
         lacking = self._lacking()
@@ -246,7 +251,8 @@ class WarmStart:
     def _publish(self, found: Iterable[_Found]) -> bool:
         """Publish the bars of a group; tell whether there is room for more."""
         try:
-            restored = [self._restore(one) for one in found]
+            wanted = set(self.wanted)  # now; they were read when others may have been
+            restored = [self._restore(one) for one in found if one.symbol in wanted]
             self._publish_group([one for one in restored if one is not None])
         except SegmentError as error:
             self.log.warn("the archive is not loaded any further: {why}", why=f"{error}")

@@ -22,6 +22,7 @@ import pandas as pd
 
 from quoteshm.clock import NS_PER_MS
 from quoteshm.errors import (
+    REMOVED,
     CorruptSegmentError,
     ReaderClosedError,
     RequestError,
@@ -315,7 +316,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         symbol, currency, _ = attached.tickers[row]
         if flags != _PRESENT:
             _check_flags(flags, fields[-1])
-            raise UnknownTickerError(symbol)
+            raise UnknownTickerError(symbol, REMOVED if flags == layout.REMOVED_WORD else None)
         age_ms = _now_ns(_BOOTTIME) // NS_PER_MS - boot_ms
         if attached.cells[_FRESHNESS] != attached.freshness_word:
             attached.load_oldest()
@@ -397,7 +398,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         if quote[0] != _PRESENT:
             _check_flags(quote[0], quote[-1])
             if quote[0] == layout.REMOVED_WORD:
-                raise UnknownTickerError(ticker)
+                raise UnknownTickerError(ticker, REMOVED)
         return attached, row, SeriesRow(*fields)
 
     @staticmethod

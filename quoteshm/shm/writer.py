@@ -381,6 +381,19 @@ class SegmentWriter:
             table.joined(closed, forming) if forming else table.copied(closed)
         ), forming is not None
 
+    def newest_closed(self, row: int, interval: str) -> tuple[int, float] | None:
+        """Give time and close of the newest closed bar of a series, if there is one.
+
+        Raises
+        ------
+        UnknownIntervalError
+
+        """
+        kind = self._kind(interval)
+        words = self._map.series[self._back ^ 1][kind.index][row]
+        closed = table.closed(self._map, kind, row, words)
+        return (int(closed.time[-1]), float(closed.field("close")[-1])) if len(closed) else None
+
     def late(self, ticks: Ticks) -> NDArray[np.bool_]:
         """Tell which bars are older than what is published, and would be refused.
 

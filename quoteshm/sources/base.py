@@ -26,15 +26,34 @@ class Known(NamedTuple):
     close: float
     forming: bool
     values: tuple[float, ...] = ()  # open, high, low, close, volume, where they are at hand
+    before: tuple[int, float] | None = None  # time and close of the closed bar before a forming one
+
+    @property
+    def closed(self) -> tuple[int, float] | None:
+        """Time and close of the newest closed bar."""
+        return self.before if self.forming else (self.time_ms, self.close)
 
 
-@dataclass(frozen=True, slots=True)
+def _always(_request: Request) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """What is wanted of one ticker; the same object serves every refresh."""
+    """What is wanted of one ticker; the same object serves every refresh.
+
+    A ticker that is taken out and wanted again comes in another object.
+    """
 
     ticker: str
     kinds: tuple[SeriesKind, ...]
     known: Callable[[str, str], Known | None]  # (ticker, interval) -> what is published now
+    ask: Callable[[Request], bool] = _always
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it still is: a long round outlives what is taken out."""
+        return self.ask(self)
 
 
 class Series(NamedTuple):
@@ -65,6 +84,8 @@ class TickerBars:
     last_price: LastPrice | None = None
     dropped: int = 0  # rows of the vendor's answer that were no bars at all
     whole: bool = False  # all of history: what it lacks of what is published is to go
+    whole_of: frozenset[str] = frozenset()  # or only so of these intervals
+    cause: str = "vendor"  # of what it changes in closed bars: "split", "dividend", else "vendor"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +114,27 @@ class TickerTicks:
     ts_ms: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TickerPrices:
+    """The latest prices of many tickers, without any bar, in columns.
+
+    Attributes
+    ----------
+    tickers : tuple of str
+        Each one once.
+    ts_ms : ndarray of int64, shape (n,)
+        When each price was made, milliseconds UTC.
+    values : ndarray of float64, shape (n, 6)
+        Open, high, low, price, volume, previous close; but for the price, NaN where nothing was
+        said of it.
+
+    """
+
+    tickers: tuple[str, ...]
+    ts_ms: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
 class Reason(enum.StrEnum):
     """Why a ticker could not be fetched."""
 
@@ -108,11 +150,20 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why there is nothing for one ticker, in words a person can act on."""
+    """Why there is nothing for one ticker, in words a person can act on.
+
+    Attributes
+    ----------
+    retry_s : float or None
+        The ticker has not been asked for, and is not to be before so many seconds have passed: no
+        fault of its own, and no failed attempt.
+
+    """
 
     ticker: str
     reason: Reason
     message: str
+    retry_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,18 @@ class Files:
         """
         return tuple(sorted(_survey(self.folder)))
 
+    def refuse(self, tickers: Sequence[str]) -> dict[str, str]:
+        """Say which tickers the folder has no file of; reads it at once."""
+        try:
+            known = set(self.tickers())
+        except OSError as error:
+            return dict.fromkeys(tickers, f"{self.folder}: {error.strerror}")
+        return {
+            ticker: f"no file {ticker}.csv or {ticker}.parquet in {self.folder}"
+            for ticker in tickers
+            if ticker not in known
+        }
+
     async def stop(self) -> None:
         """End a running `fetch`, and the reading of a file."""
         self._stopped = True

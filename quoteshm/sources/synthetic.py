@@ -147,6 +147,7 @@ class Synthetic:
         # The same requests, refresh after refresh: no loop over tickers then.
         if requests != self._wanted or self._unmade:
             self._sort_out(requests, now)
+        unmade = self._unmade  # before the first yield: another fetch may come between two answers
         if self._ticking:
             for ticks in self._market.tick(self._plan, self._rng, now):
                 yield ticks
@@ -154,7 +155,7 @@ class Synthetic:
                     return
         made: list[tuple[Request, _Stand]] = []
         try:
-            for request in self._unmade:
+            for request in unmade:
                 stand, answer = self._past(request, now)
                 made.append((request, stand))
                 yield answer
@@ -185,15 +186,14 @@ class Synthetic:
     def _sort_out(self, requests: tuple[Request, ...], now: int) -> None:
         """Find out who has a history, and so gets ticks, and who is to get one."""
         # A history that was made last time may have been refused, as where a disk is full.
-        before = {request.ticker for request in self._wanted}
-        before -= {request.ticker for request in self._unmade}
+        # By identity: a ticker that was removed and added again comes with another request.
+        before = {id(request) for request in self._wanted}
+        before -= {id(request) for request in self._unmade}
         taken_up: list[tuple[Request, _Stand]] = []
         ticking: list[Request] = []
         unmade: list[Request] = []
         for request in requests:
-            if self._market.serves(request) and (
-                request.ticker in before or _is_published(request)
-            ):
+            if self._market.serves(request) and (id(request) in before or _is_published(request)):
                 ticking.append(request)
             elif _is_current(request, now):
                 taken_up.append((request, self._past(request, now)[0]))

@@ -10,6 +10,13 @@ OPEN_OPS: Final = frozenset({"ping", "auth"})
 WRONG_TOKEN: Final = "wrong token"  # noqa: S105 (words for the client)
 TOKEN_WANTED: Final = "this server wants a token: send auth first"  # noqa: S105 (the same)
 
+#: What a client may ask for only if its user is known, or it has shown a token.
+TRUSTED_OPS: Final = frozenset({"add_tickers", "remove_tickers"})
+TRUST_WANTED: Final = (
+    "only for clients that have sent auth (start the server with --auth-token-file), or that are "
+    "on its Unix socket (--endpoint unix:PATH)"
+)
+
 
 class Gate:
     """Knows the token, if there is one. Nothing that it says or shows has it in it.

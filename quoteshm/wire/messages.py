@@ -99,6 +99,18 @@ class Unsubscribe(Request, frozen=True):
     subscription: Id | None = None
 
 
+class AddTickers(Request, frozen=True):
+    """More tickers to be served."""
+
+    tickers: Annotated[list[str], msgspec.Meta(min_length=1)]
+
+
+class RemoveTickers(Request, frozen=True):
+    """Tickers to be served no longer."""
+
+    tickers: Annotated[list[str], msgspec.Meta(min_length=1)]
+
+
 def parse(line: bytes) -> dict[str, object]:
     """Take a line for a JSON object; of a key given twice the last counts.
 

@@ -22,7 +22,7 @@ from quoteshm.errors import (
 from quoteshm.model import FIELDS
 from quoteshm.shm.layout import LAYOUT_VERSION
 from quoteshm.wire import messages
-from quoteshm.wire.auth import TOKEN_WANTED
+from quoteshm.wire.auth import TOKEN_WANTED, TRUST_WANTED, TRUSTED_OPS
 from quoteshm.wire.bounds import Bounds
 from quoteshm.wire.push import MAX_NAMED, MAX_SUBSCRIPTIONS
 
@@ -44,7 +44,23 @@ def _describe_nothing() -> dict[str, object]:
     return {}
 
 
-@dataclass(frozen=True, slots=True)
+class Roster(Protocol):
+    """Changes which tickers are served; each gives the fields of a reply."""
+
+    def add(self, tickers: Sequence[str]) -> NamedTupleLike:
+        """Serve more tickers."""
+
+    def remove(self, tickers: Sequence[str]) -> NamedTupleLike:
+        """Serve tickers no longer."""
+
+
+class NamedTupleLike(Protocol):
+    """What becomes a JSON object, as a named tuple can."""
+
+    def _asdict(self) -> dict[str, object]: ...
+
+
+@dataclass(slots=True)
 class Context:
     """What requests are answered from.
 
@@ -58,6 +74,8 @@ class Context:
         What one client may take.
     describe : callable
         Gives what the daemon adds to ``get_info``: source status per ticker, settings.
+    roster : Roster or None
+        Changes which tickers are served, once there is something that can.
     started_boot_ms : int
         When the server started, by the cache's clock.
 
@@ -67,10 +85,11 @@ class Context:
     cache: QuoteCache
     bounds: Bounds = _BOUNDS
     describe: Callable[[], dict[str, object]] = _describe_nothing
+    roster: Roster | None = None
     started_boot_ms: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "started_boot_ms", self.cache.clock.boot_ms())
+        self.started_boot_ms = self.cache.clock.boot_ms()
 
 
 class Client(Protocol):
@@ -78,6 +97,9 @@ class Client(Protocol):
 
     def lets_pass(self, op: str) -> bool:
         """Whether the client may ask for this."""
+
+    def is_trusted(self) -> bool:
+        """Whether the client may ask for what changes the market for all."""
 
     def authorize(self, token: str) -> None:
         """Let a client in that knows the token; a RequestError for one that does not."""
@@ -116,8 +138,8 @@ def answer(context: Context, line: bytes, client: Client | None = None) -> Answe
         document = messages.parse(line)
         request_id = messages.readable_id(document)
         request = messages.read(document, RECORDS)
-        if client is not None and not client.lets_pass(request.type):
-            return refuse(RequestError(ErrorCode.UNAUTHORIZED, TOKEN_WANTED), request_id)
+        if client is not None:
+            _check_permission(request.type, client)
         data = OPERATIONS[request.type].run(context, request, client)
         reply = messages.response(request.id, request.type, data)
         if len(reply) > context.bounds.max_pending_bytes:
@@ -131,6 +153,13 @@ def answer(context: Context, line: bytes, client: Client | None = None) -> Answe
         internal = RequestError(ErrorCode.INTERNAL, INTERNAL_MESSAGE)
         internal.__cause__ = error
         return refuse(internal, request_id)
+
+
+def _check_permission(op: str, client: Client) -> None:
+    if not client.lets_pass(op):
+        raise RequestError(ErrorCode.UNAUTHORIZED, TOKEN_WANTED)
+    if op in TRUSTED_OPS and not client.is_trusted():
+        raise RequestError(ErrorCode.UNAUTHORIZED, f"{op}: {TRUST_WANTED}")
 
 
 def refuse(error: RequestError, request_id: messages.Id | None = None) -> Answer:
@@ -262,6 +291,23 @@ def ping(_context: Context, _request: messages.Ping) -> bytes:
     return b"{}"
 
 
+def add_tickers(context: Context, request: messages.AddTickers) -> bytes:
+    """Serve more tickers: asked for at once, they have a value when the source has answered."""
+    return _encode(_roster(context).add(request.tickers)._asdict())
+
+
+def remove_tickers(context: Context, request: messages.RemoveTickers) -> bytes:
+    """Serve tickers no longer."""
+    return _encode(_roster(context).remove(request.tickers)._asdict())
+
+
+def _roster(context: Context) -> Roster:
+    if context.roster is None:
+        message = "the tickers of this server cannot be changed"
+        raise RequestError(ErrorCode.NOT_FOUND, message)
+    return context.roster
+
+
 # -- those that are about the connection -----------------------------------------------------
 
 
@@ -321,6 +367,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "get_history": _operation(messages.GetHistory, get_history),
     "get_info": _operation(messages.GetInfo, get_info),
     "ping": _operation(messages.Ping, ping),
+    "add_tickers": _operation(messages.AddTickers, add_tickers),
+    "remove_tickers": _operation(messages.RemoveTickers, remove_tickers),
     "auth": _of_connection(messages.Auth, auth),
     "subscribe": _of_connection(messages.Subscribe, subscribe),
     "unsubscribe": _of_connection(messages.Unsubscribe, unsubscribe),

@@ -271,6 +271,11 @@ class QuoteProtocol(LineReceiver):
         """Whether the client may ask for this."""
         return self._is_let_in or self.server.gate.lets_pass(op)
 
+    def is_trusted(self) -> bool:
+        """Whether the client has shown a token, or is on a Unix socket that wants none."""
+        gate = self.server.gate
+        return self.peer.credentials is not None if gate.is_open else self._is_let_in
+
     def authorize(self, token: str) -> None:
         """Let a client in that knows the token; one that does not is to go.
 

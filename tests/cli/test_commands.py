@@ -18,13 +18,16 @@ import pytest
 
 from quoteshm import cli
 from quoteshm.cli import commands
+from quoteshm.cli.output import local_time
 from quoteshm.client import blocking
 from quoteshm.model import MINUTE_MS, Bars, Quote
 from quoteshm.service import daemon
+from quoteshm.service.roster import BAD_SYMBOL
 from quoteshm.shm.batch import History
 from quoteshm.wire.operations import answer
 from tests.certificates import Authority
 from tests.published import FIRST_MS, NOW_MS, Market
+from tests.rostering import have_roster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -270,24 +273,196 @@ class TestOthers:
         assert rows["limits.max_line_bytes"] == "65536"
         assert re.search(r"limits\.max_line_bytes +65536", run("info", "--table").out)
 
-    def test_info_tells_which_tickers_fare_ill(
-        self, run: Command, market: Market, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """And why; the others are counted."""
-        status = {
-            "AAPL": {"state": "ok", "last_success_ms": NOW_MS},
-            "NEWCO": {"state": "not found", "last_success_ms": None, "message": "no such symbol"},
-        }
-        described = {"ticker_status": status, "last_attempt_ms": NOW_MS, "error": None}
-        object.__setattr__(market.context, "describe", lambda: described)
-
+    def test_info_counts_the_tickers_that_fare_well(self, run: Command, market: Market) -> None:
+        """And says who knows more, where there is more."""
+        ok, ill = {"state": "ok"}, {"state": "not found"}
+        described: dict[str, Any] = {"ticker_status": {"AAPL": ok}, "last_attempt_ms": NOW_MS}
+        market.context.describe = lambda: described
         lines = run("info", "--table").out.splitlines()
-
-        assert "1 of 2 tickers are fine" in lines
-        assert lines[-1].split("  ")[0] == "NEWCO"
-        assert lines[-1].endswith("no such symbol")
+        assert lines[-1] == "1 of 1 tickers are fine"
         (attempt,) = [line for line in lines if line.startswith("last_attempt_ms")]
         assert "2023-11-1" in attempt
+
+        described["ticker_status"]["NEWCO"] = ill
+        (*_, last) = run("info", "--table").out.splitlines()
+        assert last == "1 of 2 tickers are fine; quoteshm status says what is with the others"
+
+
+class TestTickers:
+    """quoteshm add, quoteshm remove."""
+
+    @pytest.fixture(autouse=True)
+    def _roster(self, market: Market) -> None:
+        have_roster(market, "AAPL", "MSFT")
+
+    def test_each_ticker_is_told_what_became_of_it(self, run: Command) -> None:
+        """As NDJSON, CSV and a table; what is refused makes the status 1."""
+        ran = run("add", "NEWCO", "AAPL")
+        assert (ran.status, ran.err) == (0, "")
+        assert ran.documents == [
+            {"ticker": "NEWCO", "outcome": "added"},
+            {"ticker": "AAPL", "outcome": "known"},
+        ]
+        ran = run("add", "--csv", "IBM", "A B")
+        assert (ran.status, ran.err) == (1, f"quoteshm: A B is not added: {BAD_SYMBOL}\n")
+        assert ran.rows == [{"ticker": "IBM", "outcome": "added"}]
+        ran = run("remove", "--table", "NEWCO", "NOPE")
+        assert (ran.status, ran.err) == (1, "quoteshm: unknown ticker: NOPE\n")
+        assert ran.out.splitlines()[1].split() == ["NEWCO", "removed"]
+        assert run("remove", "--table", "NEWCO").out == ""
+
+    def test_thousands_are_several_requests(self, run: Command) -> None:
+        """A server takes lines of 64 kB; what becomes of all of them is one answer."""
+        names = [f"SYMBOL{number:05}.EXCHANGE" for number in range(5000)]
+        ran = run("add", *names, "A B", names[0])
+        assert (ran.status, ran.err) == (1, f"quoteshm: A B is not added: {BAD_SYMBOL}\n")
+        assert ran.documents == [{"ticker": name, "outcome": "added"} for name in names]
+        ran = run("remove", *names, names[0])
+        assert (ran.status, ran.err) == (0, "")
+        assert ran.documents == [{"ticker": name, "outcome": "removed"} for name in names]
+
+    def test_a_server_that_has_nothing_to_change_says_so(
+        self, run: Command, market: Market
+    ) -> None:
+        """One line, and status 1; without a ticker it is wrong usage."""
+        market.context.roster = None
+        ran = run("add", "X")
+        assert (ran.status, ran.out) == (1, "")
+        assert "the tickers of this server cannot be changed" in ran.err
+        assert run("remove").status == 2
+
+
+class TestStatus:
+    """quoteshm status."""
+
+    @pytest.fixture
+    def described(self, market: Market) -> dict[str, Any]:
+        """Describe a daemon with one ticker that is fine."""
+        ok = {
+            "state": "ok",
+            "last_attempt_ms": NOW_MS,
+            "last_success_ms": NOW_MS,
+            "next_attempt_s": 40.0,
+            "bars": {"1d": 10, "1m": 5},
+            "restatements": 2,
+        }
+        described: dict[str, Any] = {
+            "source": "yahoo",
+            "error": None,
+            "requests": {"count": 3, "per_minute": 60, "state": "closed", "shared": True},
+            "ticker_status": {"AAPL": ok},
+        }
+        market.context.describe = lambda: described
+        return described
+
+    @pytest.mark.usefixtures("described")
+    def test_all_that_is_well_is_status_0(self, run: Command) -> None:
+        """Tickers that are fine are only counted in a table, unless they are asked for."""
+        ran = run("status", "--table")
+        assert (ran.status, ran.err) == (0, "")
+        assert "3 made, at most 60 a minute, with other daemons" in ran.out
+        assert "AAPL" not in ran.out
+        for args in (("--all",), ("AAPL",)):
+            line = run("status", "--table", *args).out.splitlines()[-1]
+            assert line.split("  ")[0] == "AAPL"
+            assert "in 40 s" in line
+            assert "1d:10 1m:5" in line
+        (row,) = run("status", "--csv").rows
+        assert (row["ticker"], row["bars"], row["restatements"]) == ("AAPL", "1d:10 1m:5", "2")
+        (document,) = run("status", "--json").documents
+        assert document["is_well"] is True
+        assert document["tickers"]["AAPL"]["bars"] == {"1d": 10, "1m": 5}
+        assert document["requests"]["count"] == 3
+
+    def test_a_ticker_that_fails_is_status_1_and_says_why(
+        self, run: Command, described: dict[str, Any]
+    ) -> None:
+        """And until when it is left alone; one that waits is not broken."""
+        tickers = described["ticker_status"]
+        tickers["NEW"] = {"state": "waiting", "last_success_ms": None, "next_attempt_s": 0.0}
+        assert run("status").status == 0
+        why = {"message": "no such symbol", "quarantined_until_ms": NOW_MS}
+        tickers["NOPE"] = {"state": "not found", "last_success_ms": None, **why}
+        ran = run("status", "--table")
+        assert ran.status == 1
+        assert "1 ok, 1 waiting, 1 not found" in ran.out
+        assert ran.out.splitlines()[-1].startswith("NOPE")
+        assert f"no such symbol; left alone until {local_time(NOW_MS)}" in ran.out
+        assert run("status", "AAPL").status == 0
+
+    def test_a_ticker_that_is_not_served_is_status_1(
+        self, run: Command, described: dict[str, Any]
+    ) -> None:
+        """It is named on standard error."""
+        assert described
+        ran = run("status", "XXXX", "AAPL")
+        assert (ran.status, ran.err) == (1, "quoteshm: unknown ticker: XXXX\n")
+
+    @pytest.mark.parametrize(
+        ("broken", "said"),
+        [
+            ({"error": "OSError: so it goes"}, "yahoo: OSError: so it goes"),
+            (
+                {"requests": {"state": "open", "until_ms": NOW_MS, "error": "A: 429"}},
+                f"none until {local_time(NOW_MS)}: A: 429",
+            ),
+            ({"requests": {"state": "probing", "error": "A: 429"}}, "probing: A: 429"),
+            ({"live": {"state": "mute", "why": "no price"}}, "mute: no price"),
+            ({"archive": {"error": "No space left"}}, "No space left"),
+        ],
+    )
+    def test_whatever_else_is_broken_is_status_1(
+        self, run: Command, described: dict[str, Any], broken: dict[str, Any], said: str
+    ) -> None:
+        """The source as a whole, the breaker, the stream, the archive."""
+        described |= broken
+        ran = run("status", "--table")
+        assert ran.status == 1
+        assert said in ran.out
+
+    def test_a_breaker_that_waits_for_a_ticker_is_no_fault_while_none_is_due(
+        self, run: Command, described: dict[str, Any]
+    ) -> None:
+        """All night, or when there is no ticker any more, nobody could do anything about it."""
+        described["requests"] |= {"state": "probing", "error": "A: 429"}
+        assert run("status").status == 1
+        described["ticker_status"]["AAPL"]["market_opens_ms"] = NOW_MS
+        ran = run("status", "--table")
+        assert ran.status == 0
+        assert "probing with the next ticker that is due: A: 429" in ran.out
+        described["ticker_status"].clear()
+        assert run("status").status == 0
+        described["requests"] |= {"state": "open", "until_ms": NOW_MS}
+        assert run("status").status == 1
+
+    def test_a_table_in_a_pipe_is_as_wide_as_columns_says(
+        self, run: Command, described: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And of any width without it, or where it says nothing."""
+        described["error"] = "word " * 40
+        monkeypatch.delenv("COLUMNS", raising=False)
+        widest = max(map(len, run("status", "--table").out.splitlines()))
+        assert widest > 100
+        monkeypatch.setenv("COLUMNS", "60")
+        assert max(map(len, run("status", "--table").out.splitlines())) <= 60
+        for nonsense in ("", "0", "-5", "x", "9" * 30):
+            monkeypatch.setenv("COLUMNS", nonsense)
+            assert max(map(len, run("status", "--table").out.splitlines())) == widest
+
+    def test_what_is_well_besides_is_told_too(
+        self, run: Command, described: dict[str, Any]
+    ) -> None:
+        """A stream that is live, and a market that is closed."""
+        described["live"] = {"state": "live", "why": None, "messages": 7}
+        described["requests"]["waiting"] = True
+        for ticker, opens_ms in (("AAPL", NOW_MS + 60_000), ("VOD.L", NOW_MS)):
+            one = {"state": "ok", "last_success_ms": NOW_MS, "market_opens_ms": opens_ms}
+            described["ticker_status"][ticker] = one
+        ran = run("status", "--table")
+        assert ran.status == 0
+        assert "live, 7 messages" in ran.out
+        assert "the next one waits for its turn" in ran.out
+        assert f"closed for 2 of them until {local_time(NOW_MS)}" in ran.out
 
 
 class TestErrors:

@@ -22,10 +22,12 @@ from quoteshm.client.events import (
 )
 from quoteshm.errors import ConnectionFailedError, RequestError, SettingsError, UnknownTickerError
 from quoteshm.model import DAY_MS, SnapshotState
+from quoteshm.wire.auth import Gate
 from tests.certificates import Authority
 from tests.client.model import error_line, line_of
 from tests.client.pushing import PushedCase, changed
 from tests.published import FIRST_MS, NOW_MS
+from tests.rostering import have_roster
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -72,6 +74,20 @@ class ServedTests(PushedCase):
 
         await self.with_client(ask)
         assert self.factory.made == 1
+
+    async def test_tickers_are_added_and_removed(self) -> None:
+        """As the blocking client has it."""
+        have_roster(self.market, "AAPL", "MSFT")
+        self.factory.context = self.market.context
+        self.factory.gate = Gate(b"sesame")
+
+        async def ask(client: AsyncQuoteClient) -> None:
+            added = await client.add_tickers(iter(["IBM", "AAPL", ""]))
+            assert (added.added, added.known, list(added.refused)) == (["IBM"], ["AAPL"], [""])
+            removed = await client.remove_tickers(["MSFT", "X"])
+            assert (removed.removed, removed.unknown) == (["MSFT"], ["X"])
+
+        await self.with_client(ask, token="sesame")  # noqa: S106  a test's
 
     async def test_history_is_the_blocking_clients(self) -> None:
         """With the same moments."""

@@ -29,6 +29,7 @@ from quoteshm.client.events import (
     SnapshotEvent,
 )
 from quoteshm.errors import (
+    REMOVED,
     ConnectionFailedError,
     ErrorCode,
     RequestError,
@@ -37,9 +38,11 @@ from quoteshm.errors import (
 )
 from quoteshm.model import DAY_MS, FIELDS, Quote, SnapshotState
 from quoteshm.shm.frames import to_frame
+from quoteshm.wire.auth import Gate
 from tests.certificates import Authority
 from tests.client.pushing import PushedCase, changed
 from tests.published import FIRST_MS, NEW_YORK, NOW_MS, Market
+from tests.rostering import have_roster
 from tests.serving import ServedCase
 
 if TYPE_CHECKING:
@@ -87,6 +90,30 @@ class ServedTests(ServedCase):
 
         await self.with_client(ask)
         assert self.factory.made == 1
+
+    async def test_tickers_are_added_and_removed_with_a_token(self) -> None:
+        """What became of each is told; one that is gone is unknown, as the reader has it."""
+        have_roster(self.market, "AAPL", "MSFT")
+        self.factory.context = self.market.context
+        self.factory.gate = Gate(b"sesame")
+
+        def ask() -> None:
+            with QuoteClient(port=self.port, token="sesame") as client:  # noqa: S106  a test's
+                added = client.add_tickers(iter(["IBM", "AAPL", ""]))
+                assert (added.added, added.known, list(added.refused)) == (["IBM"], ["AAPL"], [""])
+                removed = client.remove_tickers(["MSFT", "X"])
+                assert (removed.removed, removed.unknown) == (["MSFT"], ["X"])
+                with pytest.raises(UnknownTickerError, match=r"^ticker removed: MSFT$") as caught:
+                    client.get_quote("MSFT")
+                assert caught.value.reason == REMOVED
+
+        await self.in_thread(ask)
+
+    async def test_without_a_token_they_are_not(self) -> None:
+        """The error says what to do."""
+        with pytest.raises(RequestError, match="--auth-token-file") as caught:
+            await self.with_client(lambda client: client.add_tickers(["IBM"]))
+        assert caught.value.code is ErrorCode.UNAUTHORIZED
 
     async def test_a_missing_price_is_nan(self) -> None:
         """So that a quote is the reader's."""

@@ -27,10 +27,12 @@ from quoteshm.client.events import (
 from quoteshm.client.tx import TxQuoteClient
 from quoteshm.errors import ConnectionFailedError, RequestError, SettingsError, UnknownTickerError
 from quoteshm.model import DAY_MS, SnapshotState
+from quoteshm.wire.auth import Gate
 from tests.certificates import Authority, endpoint
 from tests.client.model import ModelMarket, error_line
 from tests.client.pushing import PushedCase, changed
 from tests.published import FIRST_MS, NOW_MS
+from tests.rostering import have_roster
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +98,17 @@ class ServedTests(PushedCase):
             assert frame["Close"].tolist() == [190.5, 189.5]
         assert self.factory.made == 1
         assert repr(client) == f"<TxQuoteClient 127.0.0.1:{self.port}>"
+
+    async def test_tickers_are_added_and_removed(self) -> None:
+        """As the blocking client has it."""
+        have_roster(self.market, "AAPL", "MSFT")
+        self.factory.context = self.market.context
+        self.factory.gate = Gate(b"sesame")
+        client = self.make(token="sesame")  # noqa: S106  a test's
+        added = await client.add_tickers(iter(["IBM", "AAPL", ""]))
+        assert (added.added, added.known, list(added.refused)) == (["IBM"], ["AAPL"], [""])
+        removed = await client.remove_tickers(["MSFT", "X"])
+        assert (removed.removed, removed.unknown) == (["MSFT"], ["X"])
 
     async def test_many_questions_are_on_their_way_at_a_time(self) -> None:
         """Each gets its own answer."""

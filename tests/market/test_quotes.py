@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quoteshm.errors import UnknownTickerError
+from quoteshm.errors import REMOVED, UnknownTickerError
 from quoteshm.market import quotes as quotes_module
 from quoteshm.market.quotes import QuoteCache
 from quoteshm.model import Quote, SnapshotState
@@ -94,11 +94,15 @@ def test_a_wanted_ticker_that_was_never_enlisted_says_why(market: Market) -> Non
 
 
 def test_a_removed_ticker_is_unknown(market: Market) -> None:
-    """As if it had never been there."""
+    """And says so, unless it is wanted again."""
     market.remove("MSFT")
-    with pytest.raises(UnknownTickerError) as caught:
+    with pytest.raises(UnknownTickerError, match=r"^ticker removed: MSFT$") as caught:
         market.cache.get("MSFT")
-    assert caught.value.reason is None
+    assert caught.value.reason == REMOVED
+    market.cache.wanted = {"MSFT", "NEVER"}
+    for ticker in ("MSFT", "NEVER"):
+        with pytest.raises(UnknownTickerError, match=f"no value yet for {ticker}: not fetched yet"):
+            market.cache.get(ticker)
 
 
 def test_a_ticker_that_comes_back_has_no_value_until_it_has(market: Market) -> None:

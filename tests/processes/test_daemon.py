@@ -8,12 +8,16 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from quoteshm import QuoteClient, StockDataReader
+from quoteshm.client.events import QuotesEvent
+from quoteshm.errors import RequestError, UnknownTickerError
 from tests.processes.daemons import (
     SERVE,
     STOP_S,
@@ -26,7 +30,7 @@ from tests.processes.daemons import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 FOREGROUND = (*TWISTD, "-n", "--pidfile=", "quoteshm")
 #: How a stop by SIGTERM ends: twistd, once all is closed, lets the signal have its way after all.
@@ -66,19 +70,117 @@ def test_it_serves_and_takes_its_segment_away(folder: Path, command: tuple[str, 
     assert "Traceback" not in running.log
 
 
+#: Becomes a daemon in a session of its own, with a terminal, and SIGHUP as ever.
+IN_TERMINAL = (
+    sys.executable,
+    "-P",
+    "-c",
+    """if True:
+    import fcntl, os, signal, sys, termios
+    os.setsid()
+    fcntl.ioctl(int(sys.argv[1]), termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    os.execv(sys.argv[2], sys.argv[2:])
+    """,
+)
+
+
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_terminal_that_closes_stops_it_as_well(folder: Path, command: tuple[str, ...]) -> None:
-    """SIGHUP; the segment would stay in memory otherwise."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup a child would ignore it
+    """The segment would stay in memory otherwise; SIGHUP alone does not, as long as it is there."""
+    terminal, its_end = os.openpty()
+    in_terminal = (*IN_TERMINAL, str(its_end), *command)
     try:
-        with daemon(folder, "--synthetic", command=command) as running:
+        with daemon(folder, "--synthetic", command=in_terminal, pass_fds=(its_end,)) as running:
+            os.close(its_end)
             running.wait_for(r"epoch \d+: 20 tickers")
-            assert running.stop(signal.SIGHUP) == 0
+            running.process.send_signal(signal.SIGHUP)
+            running.wait_for("--tickers names no file")
+            assert running.ask("ping")["type"] == "response"
+            os.close(terminal)
+            terminal = -1
+            assert running.process.wait(STOP_S) == 0
     finally:
-        signal.signal(signal.SIGHUP, before)
+        if terminal >= 0:
+            os.close(terminal)
 
     assert not running.segment.exists()
     assert "Traceback" not in running.log
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_the_tickers_are_read_again_at_a_hangup(folder: Path, command: tuple[str, ...]) -> None:
+    """SIGHUP; a bad file, and one that is gone, leave everything as it was."""
+    path = folder / "list"
+    path.write_text("AAPL\nMSFT  # both of them")
+    with daemon(folder, "--synthetic", "--tickers", "@list", command=command) as running:
+        running.wait_for("epoch 2: 2 tickers")
+        with StockDataReader(port=running.port) as reader:
+            path.write_text("\n# one comes, one goes\nMSFT, IBM")
+            running.process.send_signal(signal.SIGHUP)
+            running.wait_for(f"read {path} again: added IBM; removed AAPL")
+            wait_until(lambda: reader.list_tickers() == ["IBM", "MSFT"])
+            path.write_text("MSFT\n" + "x" * 33)
+            running.process.send_signal(signal.SIGHUP)
+            running.wait_for(f"the tickers stay as they are: --tickers: {path}, line 2: found")
+            path.unlink()
+            running.process.send_signal(signal.SIGHUP)
+            running.wait_for("the tickers stay as they are: .* to be read again")
+            assert reader.list_tickers() == ["IBM", "MSFT"]
+        assert running.ask("list_tickers")["data"] == ["IBM", "MSFT"]
+        assert running.stop() in ENDED
+    assert "Traceback" not in running.log
+
+
+def test_tickers_come_and_go_under_a_reader_and_a_subscriber(folder: Path) -> None:
+    """Over a Unix socket; the segment grows for them, and whoever is attached follows."""
+    path = folder / "q.sock"
+    argv = ("--synthetic", "--tickers", "AAPL,MSFT", "--max-tickers", "2", "--refresh", "60")
+    with daemon(folder, *argv, "--endpoint", f"unix:{path}") as running:
+        running.wait_for("epoch 2: 2 tickers")
+        with (
+            StockDataReader(port=running.port) as reader,
+            QuoteClient(path=path) as client,
+            client.subscribe() as events,
+        ):
+            assert set(next(events).quotes) == {"AAPL", "MSFT"}  # type: ignore[union-attr]
+            assert len(reader.get_stock("MSFT")) == 2520
+            with QuoteClient(port=running.port) as stranger:
+                with pytest.raises(RequestError, match="--auth-token-file"):
+                    stranger.add_tickers(["IBM"])
+                with pytest.raises(RequestError, match="only for clients"):
+                    stranger.remove_tickers(["AAPL"])
+
+            assert client.add_tickers(["IBM", "AAPL"]).added == ["IBM"]
+            wait_until(lambda: "IBM" in reader.list_tickers())  # long before the next refresh
+            assert len(reader.get_stock("IBM")) == 2520
+
+            assert client.remove_tickers(["MSFT"]).removed == ["MSFT"]
+            wait_until(lambda: reader.list_tickers() == ["AAPL", "IBM"])
+            with pytest.raises(UnknownTickerError, match="ticker removed: MSFT"):
+                reader.get_stock("MSFT")
+            copy: dict[str, object] = {"MSFT": None}
+            while "MSFT" in copy or "IBM" not in copy:
+                event = events.wait(WAIT_S)
+                assert isinstance(event, QuotesEvent)
+                event.apply(copy)  # type: ignore[arg-type]
+
+            assert client.add_tickers(["MSFT"]).added == ["MSFT"]
+            wait_until(lambda: "MSFT" in reader.list_tickers())
+            assert len(reader.get_stock("MSFT")) == 2520
+            changes = events.wait(WAIT_S)
+            assert isinstance(changes, QuotesEvent)
+            assert list(changes.quotes) == ["MSFT"]
+        assert running.stop() in ENDED
+    assert "Traceback" not in running.log
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    until = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)  # of another process: there is nothing to wait on
 
 
 def test_a_signal_from_the_keyboard_stops_it_as_well(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from quoteshm import QuoteClient, StockDataReader
 from tests import sample_data
 from tests.processes.daemons import WAIT_S, Running, daemon, unique_name
+from tests.yahoo_proxy import YahooProxy
 from tests.yahoo_server import YahooServer, sample_listings
 
 FIELDS = ["Open", "High", "Low", "Close", "Volume"]
@@ -69,18 +69,18 @@ def test_a_folder_of_files_is_served_value_by_value(folder: Path) -> None:
         check(running)
 
 
-def test_yahoo_is_served_value_by_value(folder: Path) -> None:
+def test_yahoo_is_served_value_by_value(folder: Path, tmp_path: Path) -> None:
     """The same bars, downloaded by the real yfinance from a local server."""
-    with YahooServer(sample_listings()) as server:
-        twistd = (sys.executable, "-m", "tests.yahoo_server", "twistd", str(server.port))
-        cache = ("--cache-dir", str(folder / "cache"))
-        command = (*twistd, *cache, "-n", "--pidfile=", "quoteshm")
-        argv = ("--source", "yahoo", "--tickers", ",".join(sample_data.TICKERS), *ROOM)
-        root = {"PYTHONPATH": str(Path(__file__).parents[2])}
-        with daemon(folder, *argv, command=command, env=root) as running:
+    with YahooServer(sample_listings()) as server, YahooProxy(tmp_path, server) as proxy:
+        wanted = ("--source", "yahoo", "--tickers", ",".join(sample_data.TICKERS))
+        argv = (*wanted, "--requests-per-minute", "6000", *ROOM)
+        with daemon(folder, *argv, env=proxy.environment) as running:
             with StockDataReader(port=running.port) as reader:
                 epoch, until = 0, time.monotonic() + WAIT_S
                 while len(reader.list_tickers()) < len(sample_data.TICKERS):
                     assert time.monotonic() < until, running.log
                     epoch = reader.wait(epoch, 1)
             check(running)
+        assert proxy.refused == []
+        # Of each ticker its bars, and before them its time zone, which yfinance asks for once.
+        assert server.kinds == {"cookie": 1, "crumb": 1, "chart": 2 * len(sample_data.TICKERS)}

@@ -333,6 +333,21 @@ class TestLoading(Case):
         assert not new.cache.get("AAPL").stale
         assert new.cache.get("MSFT").stale
 
+    def test_what_is_wanted_no_more_is_not_loaded(self) -> None:
+        """Also where its file was read already."""
+        self.before()
+        life = Life(self.folder, "AAPL", "MSFT")
+        restore = life.service._start._publish
+
+        def remove_first(found: Any) -> bool:
+            life.service.drop(["MSFT"])
+            life.publisher.remove(["MSFT"])
+            return restore(found)
+
+        self.patch(life.service._start, "_publish", remove_first)
+        life.start()
+        assert life.cache.tickers() == ["AAPL"]
+
     def test_it_is_stale_whatever_the_clocks_say(self) -> None:
         """Set back or forward, shortly or long after boot: nobody can tell how old it is."""
         self.before()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import random
+import sys
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from twisted.application.service import Application, Service
@@ -16,14 +18,16 @@ from twisted.internet import defer
 from twisted.internet.error import CannotListenError
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import ILogObserver, LogLevel, capturedLogs
+from twisted.logger import ILogObserver, LogLevel, capturedLogs, formatEvent
 from twisted.trial import unittest
 
 from quoteshm.errors import SettingsError, WriterRunningError
+from quoteshm.market.quotes import QuoteCache
 from quoteshm.service import daemon
 from quoteshm.service.settings import Settings
 from quoteshm.shm.writer import SegmentWriter
 from quoteshm.sources.synthetic import Synthetic
+from quoteshm.sources.yahoo import Yahoo
 from tests.published import FakeClock
 
 
@@ -248,6 +252,100 @@ class TestDaemon(Case):
         assert self.make(max_tickers=7).opened.spec.max_tickers == 7
 
 
+class TestTickers(Case):
+    """Tickers that come and go while it runs."""
+
+    def served(self, one: daemon.Daemon) -> list[str]:
+        """Give the tickers that have a value in the segment."""
+        writer = one.opened.writer
+        assert writer is not None
+        return QuoteCache(writer, self.clock).tickers()
+
+    def test_a_file_is_read_again(self) -> None:
+        """Its differences are applied, and one line says so; clients' changes end with it."""
+        path = self.folder / "list"
+        one = self.make(tickers_file=path)
+        one.startService()
+        assert one.roster is not None
+        one.roster.add(["IBM"])
+        path.write_text("# those that count\n\nMSFT  # here\nGE,KO")
+        with capturedLogs() as logged:
+            one.reload()
+        (line,) = [formatEvent(event) for event in logged if "again" in str(event["log_format"])]
+        assert line == f"read {path} again: added GE, KO; removed AAPL, IBM"
+        self.reactor.advance(0)
+        assert self.served(one) == ["GE", "KO", "MSFT"]
+        self.successResultOf(one.stopService())
+
+    def test_a_file_that_is_bad_or_gone_leaves_all_as_it_was(self) -> None:
+        """One line, which names file and line."""
+        path = self.folder / "list"
+        one = self.make(tickers_file=path)
+        one.startService()
+        for content, why in (
+            (None, f"--tickers: found '@{path}', expected a file, to be read again"),
+            ("AAPL\n\nGE " + "x" * 33, f"--tickers: {path}, line 3: found '{'x' * 33}', expected"),
+            ("# none\n", f"--tickers: {path}: found 'no ticker', expected at least one"),
+            ("\udcff", f"--tickers: {path}: found 'no UTF-8 at byte 0', expected text"),
+        ):
+            if content is not None:
+                path.write_text(content, "utf-8", "surrogateescape")
+            with capturedLogs() as logged:
+                one.reload()
+            (line,) = logged
+            assert line["log_level"] is LogLevel.error
+            said = formatEvent(line)
+            assert said is not None
+            assert said.startswith(f"the tickers stay as they are: {why}")
+            assert self.served(one) == ["AAPL", "MSFT"]
+        self.successResultOf(one.stopService())
+
+    def test_without_a_file_there_is_nothing_to_be_read(self) -> None:
+        """It is one line, and no more."""
+        one = self.make()
+        one.startService()
+        with capturedLogs() as logged:
+            one.reload()
+        (line,) = logged
+        assert "names no file" in str(formatEvent(line))
+        assert self.served(one) == ["AAPL", "MSFT"]
+        self.successResultOf(one.stopService())
+
+    def test_the_options_decide_at_a_restart(self) -> None:
+        """What the segment has and they lack goes, what they have again comes back."""
+        one = self.make(keep_segment=True)
+        one.startService()
+        assert one.roster is not None
+        one.roster.remove(["AAPL"])
+        one.roster.add(["IBM"])
+        self.reactor.advance(0)
+        assert self.served(one) == ["IBM", "MSFT"]
+        self.successResultOf(one.stopService())
+        for tickers in (("AAPL", "GE"), ("MSFT", "IBM", "AAPL")):
+            other = self.make(tickers=tickers)
+            other.startService()
+            writer = other.opened.writer
+            assert writer is not None
+            assert writer.adopted
+            assert self.served(other) == sorted(tickers)
+            assert [writer.row_of[t] for t in ("AAPL", "MSFT", "IBM")] == [0, 1, 2]
+            assert len(writer.history(writer.row_of["AAPL"], "1d")[0]) == 2520
+            self.successResultOf(other.stopService())
+
+    def test_stream_and_archive_hear_of_it(self) -> None:
+        """The one has the new list, the other is not to load what is gone."""
+        one = self.make()
+        one.startService()
+        live, archiver = mock.Mock(), mock.Mock()
+        assert one.roster is not None
+        with mock.patch.multiple(one, live=live, archiver=archiver):
+            one.roster.remove(["AAPL"])
+        archiver.drop.assert_called_once_with(["AAPL"])
+        (tickers,) = live.set_tickers.call_args.args
+        assert list(tickers) == ["MSFT"]
+        self.successResultOf(one.stopService())
+
+
 class TestSources(Case):
     """Which source, and whom for."""
 
@@ -260,6 +358,21 @@ class TestSources(Case):
         _, tickers = daemon.make_source(replace(settings, tickers=("PEP",)), self.clock)
         assert tickers == ("PEP",)
 
+    def test_yahoo_has_the_adjustment_and_the_budget_of_the_settings(self) -> None:
+        """Both are told by the source."""
+        settings = replace(self.settings, source="yahoo", adjust="all", requests_per_minute=7)
+        source, _ = daemon.make_source(settings, self.clock)
+        assert isinstance(source, Yahoo)
+        assert source.adjustment == "all"
+        assert source.describe() == {
+            "count": 0,
+            "per_minute": 7,
+            "shared": False,  # before the first
+            "waited_s": 0.0,
+            "waiting": False,
+            "state": "closed",
+        }
+
     def test_a_folder_without_tickers_is_refused(self) -> None:
         """Also one that is not there."""
         for folder in (self.folder, self.folder / "none"):
@@ -267,6 +380,20 @@ class TestSources(Case):
             with pytest.raises(SettingsError) as caught:
                 daemon.make_source(settings, self.clock)
             assert caught.value.option == "--files"
+
+
+class TestLive(Case):
+    """What ``--live`` asks for."""
+
+    def test_it_is_refused_where_its_extra_is_missing(self) -> None:
+        """Before anything is opened, and not after a month when the stream is first wanted."""
+        settings = replace(self.settings, source="yahoo", live=True)
+        with (
+            mock.patch.dict(sys.modules, {"twisted.web.websocket": None}),
+            pytest.raises(SettingsError, match=r"expected the extra live") as caught,
+        ):
+            daemon.make_daemon(settings, lambda _: None)
+        assert caught.value.option == "--live"
 
 
 class TestClock(unittest.TestCase):

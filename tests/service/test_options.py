@@ -47,6 +47,8 @@ SAMPLES = {
     "intervals": ("1m", "1h", "1d,1m:50", "kinds"),
     "bars": ("10", "20", "30", "kinds"),
     "refresh": ("10", "20", "0.5", "refresh_s"),
+    "requests-per-minute": ("10", "20", "30", "requests_per_minute"),
+    "adjust": ("all", "split", "none", "adjust"),
     "freshness": ("10", "20", "0.5", "freshness_s"),
     "shm-name": ("a", "b", "c", "shm_name"),
     "shm-dir": ("/a", "/b", "/c", "shm_dir"),
@@ -95,7 +97,7 @@ def test_every_option_is_sampled() -> None:
     assert set(SAMPLES) | ELSEWHERE == {option.name for option in OPTIONS if option.check}
 
 
-@pytest.mark.parametrize("name", ["no-shm", "keep-segment", "synthetic"])
+@pytest.mark.parametrize("name", ["no-shm", "keep-segment", "synthetic", "live"])
 def test_a_switch_is_given_as_a_flag_a_word_or_a_truth(name: str) -> None:
     """Switches, in their three places."""
     on = settings(f"--{name}")
@@ -172,6 +174,21 @@ def test_tickers_come_from_a_file_with_comments() -> None:
     assert settings("--tickers", "@list", files=files).tickers == ("AAPL", "MSFT", "BRK-B")
 
 
+def test_a_file_of_tickers_is_remembered_and_its_faults_have_a_line() -> None:
+    """Whole, as a daemon leaves its folder; a list of tickers has no file."""
+    assert (
+        settings("--tickers", "@list", files={"list": "A"}).tickers_file == Path("list").absolute()
+    )
+    assert settings("--tickers", "A").tickers_file is None
+    assert settings("--synthetic-count", "3", "--synthetic").tickers_file is None
+    for text, why in (
+        ("A\r\n\n  # x\nB, " + "x" * 33, f"list, line 4: found '{'x' * 33}', expected a symbol"),
+        ("\n# A\n,", "list: found 'no ticker', expected at least one"),
+    ):
+        with pytest.raises(SettingsError, match=f"^--tickers: {why}"):
+            settings("--tickers", "@list", files={"list": text})
+
+
 def test_an_endpoint_takes_the_ports_place_unless_the_port_is_asked_for() -> None:
     """Also across the places where options are given."""
     unix = ("--endpoint", "unix:/run/q", "--endpoint", "tcp:1")
@@ -208,6 +225,8 @@ def test_a_stronger_source_overrules_what_belongs_to_a_weaker_one() -> None:
     found = settings("--config", "q", "--source", "files", files=files)
 
     assert (found.source, found.files) == ("files", Path("d"))
+    assert not settings("--config", "q", "--synthetic", files={"q": "live = true"}).live
+    assert not settings(env={"QUOTESHM_LIVE": "0", "QUOTESHM_SYNTHETIC": "1"}).live
     assert settings("--source", "synthetic", env={"QUOTESHM_SYNTHETIC": "0"}).source == "synthetic"
 
 
@@ -230,6 +249,7 @@ def test_the_room_grows_with_the_tickers_at_the_start() -> None:
         (["--source", "bloomberg"], "--source"),
         (["--source", "files"], "--files"),
         (["--files", "d"], "--files"),
+        (["--synthetic", "--live"], "--live"),
         (["--synthetic", "--source", "files", "--files", "d"], "--synthetic"),
         (["--synthetic-count", "3"], "--synthetic-count"),
         (["--synthetic", "--synthetic-count", "0"], "--synthetic-count"),
@@ -247,6 +267,11 @@ def test_the_room_grows_with_the_tickers_at_the_start() -> None:
         (["--bars", "1"], "--bars"),
         (["--refresh", "0"], "--refresh"),
         (["--refresh", "nan"], "--refresh"),
+        (["--requests-per-minute", "0"], "--requests-per-minute"),
+        (["--adjust", "dividends"], "--adjust"),
+        (["--adjust", "all", "--intervals", "1d,1m"], "--adjust"),
+        (["--adjust", "none", "--intervals", "1d,1wk"], "--adjust"),
+        (["--adjust", "none", "--synthetic"], "--adjust"),
         (["--freshness", "-1"], "--freshness"),
         (["--shm-name", "../shm0"], "--shm-name"),
         (["--shm-name", ".hidden"], "--shm-name"),

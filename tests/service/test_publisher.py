@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
+from twisted.logger import globalLogPublisher
 
 from quoteshm.errors import BatchError, SegmentFullError
 from quoteshm.market.quotes import QuoteCache
 from quoteshm.model import DAY_MS, MINUTE_MS, Bars, SeriesKind, Ticker
-from quoteshm.service.publisher import Publisher
+from quoteshm.service.publisher import CACHED_MS, Publisher
 from quoteshm.shm import layout
 from quoteshm.shm.segment import SegmentSpec
 from quoteshm.shm.writer import SegmentWriter
@@ -24,6 +25,7 @@ from quoteshm.sources.base import (
     LastPrice,
     Series,
     TickerBars,
+    TickerPrices,
     TickerTicks,
     Unchanged,
 )
@@ -130,6 +132,112 @@ def test_who_finds_no_room_is_left_out_and_the_others_are_published(tmp_path: Pa
     writer.close()
 
 
+# -- what says nothing new of the price ------------------------------------------------------
+
+
+def last(price: float, ts_ms: int) -> LastPrice:
+    """Make a last price."""
+    return LastPrice(price, ts_ms, price - 1, price + 2, price - 3, 100.0, 1.0)
+
+
+def live(price: float, ts_ms: int) -> TickerPrices:
+    """Answer with a price of the stream."""
+    return TickerPrices(("A",), np.array([ts_ms]), np.array([[NAN, NAN, NAN, price, NAN, NAN]]))
+
+
+def test_an_answer_without_todays_bar_makes_no_price_new() -> None:
+    """Its last row was NaN: the price stays as old as it is, and live prices come through."""
+    desk = Desk()
+    made_ms = NOW_MS - 10 * MINUTE_MS
+    desk.publisher.publish([replace(days("A", 10.0, 11.0), last_price=last(11.0, made_ms))])
+    before = desk.quote("A")
+    yesterday = days("A", 10.0, forming=False, last=TODAY - DAY_MS)
+    for answer in (yesterday, replace(yesterday, whole=True)):
+        desk.clock.now_ms += MINUTE_MS
+        desk.publisher.publish([answer])
+        now = desk.quote("A")
+        assert {name: now[name] for name in ("price", "ts_ms")} == {
+            "price": before["price"],
+            "ts_ms": made_ms,
+        }
+        assert now["updated_ms"] == desk.clock.now_ms  # it was asked for, and answered
+    desk.publisher.publish([live(15.0, made_ms + 1)])
+    assert desk.quote("A")["price"] == 15.0
+    desk.publisher.publish([yesterday])
+    assert desk.quote("A")["price"] == 15.0
+
+
+def test_a_split_makes_the_price_anew_also_without_todays_bar() -> None:
+    """Nothing of before fits to it."""
+    desk = Desk()
+    desk.publisher.publish([replace(days("A", 10.0, 11.0), last_price=last(11.0, NOW_MS - 5))])
+    split = days("A", 5.0, forming=False, last=TODAY - DAY_MS)
+    desk.publisher.publish([replace(split, whole=True, cause="split")])
+    assert desk.quote("A")["price"] == 5.0
+
+
+def test_an_answer_out_of_a_cache_takes_nothing_back() -> None:
+    """Neither price nor forming bar; but one that stays older for half an hour is right."""
+    desk = Desk()
+    made_ms = NOW_MS - 10 * MINUTE_MS
+    new = replace(days("A", 10.0, 11.0), last_price=last(11.0, made_ms))
+    old = replace(days("A", 10.5, 10.7), last_price=last(10.7, made_ms - 5 * MINUTE_MS))
+    desk.publisher.publish([new])
+    desk.publisher.publish([old])
+    assert (desk.quote("A")["price"], desk.quote("A")["ts_ms"]) == (11.0, made_ms)
+    assert desk.closes("A") == [10.5, 11.0]  # a closed bar is as the answer says, as ever
+    desk.clock.now_ms += CACHED_MS - 1
+    desk.publisher.publish([old])
+    assert desk.quote("A")["price"] == 11.0
+    desk.clock.now_ms += 1
+    desk.publisher.publish([old])
+    assert (desk.quote("A")["price"], desk.closes("A")) == (10.7, [10.5, 10.7])
+    desk.publisher.publish([new])
+    desk.clock.now_ms -= DAY_MS  # set back: nothing of before is a measure
+    desk.publisher.publish([old])
+    assert desk.quote("A")["price"] == 10.7
+
+
+def test_an_older_answer_that_brings_a_split_is_taken() -> None:
+    """All prices are others then."""
+    desk = Desk()
+    desk.publisher.publish([replace(days("A", 10.0, 12.0), last_price=last(12.0, NOW_MS - 5))])
+    half = replace(days("A", 5.0, 6.0), last_price=last(6.0, NOW_MS - 9))
+    desk.publisher.publish([replace(half, whole=True, cause="split")])
+    assert (desk.quote("A")["price"], desk.closes("A")) == (6.0, [5.0, 6.0])
+
+
+def test_a_price_of_times_to_come_makes_no_other_late() -> None:
+    """However it came there."""
+    desk = Desk()
+    desk.publisher.publish([replace(days("A", 1.0, 2.0), last_price=last(2.0, NOW_MS + DAY_MS))])
+    desk.publisher.publish([live(3.0, NOW_MS)])
+    assert (desk.quote("A")["price"], desk.quote("A")["ts_ms"]) == (3.0, NOW_MS)
+    assert desk.publisher.counts.late_prices == 0
+
+
+def test_another_currency_or_time_zone_is_said_once() -> None:
+    """A row keeps what it was listed with, also when it comes back."""
+    desk = Desk()
+    events: list[dict[str, Any]] = []
+    globalLogPublisher.addObserver(events.append)  # type: ignore[arg-type]
+    try:
+        desk.publisher.publish([days("A", 1.0)])
+        french = replace(days("A", 1.0), ticker=Ticker("A", "EUR", "Europe/Paris"))
+        desk.publisher.publish([french])
+        desk.publisher.publish([french])
+        unsaid = replace(days("A", 1.0), ticker=Ticker("A", "", ""))
+        desk.publisher.publish([unsaid])
+        desk.publisher.remove(["A"])
+        desk.publisher.publish([french])
+    finally:
+        globalLogPublisher.removeObserver(events.append)  # type: ignore[arg-type]
+    said = [one["said"] for one in events if "said" in one]
+    words = "currency EUR, published as USD and time zone Europe/Paris, published as UTC"
+    assert said == [words, words]
+    assert desk.writer.tickers[0] == Ticker("A", "USD")
+
+
 # -- bars of one ticker ----------------------------------------------------------------------
 
 
@@ -223,6 +331,28 @@ def test_a_restatement_is_applied_and_counted() -> None:
     assert desk.publisher.counts.restated == 1
     assert int(desk.writer.series("1d")["restatements"][0]) == 1
     assert desk.quote("AAPL")["prev_close"] == 2.2
+
+
+def test_what_is_restated_carries_the_cause_that_the_source_gives() -> None:
+    """A split, a dividend, or whatever it is that vendors do."""
+    desk = Desk()
+    told: list[str] = []
+    desk.publisher.announce = lambda restated: told.extend(one.cause for one in restated)
+    desk.publisher.publish([days("A", 1.0, 2.0, 3.0)])
+    desk.publisher.publish([days("A", 1.0, 2.5, 3.0)])
+    split = replace(days("A", 0.5, 1.25, 1.5), whole=True, cause="split")
+    desk.publisher.publish([split])
+    assert told == ["vendor", "split"]
+    assert desk.closes("A") == [0.5, 1.25, 1.5]
+
+
+def test_one_interval_may_be_the_whole_by_itself() -> None:
+    """What it lacks goes; of the others what is published stays."""
+    desk = Desk()
+    desk.publisher.publish([days("A", 1.0, 2.0, 3.0)])
+    for whole_of, closes in [({"1m"}, [1.0, 2.0, 4.0]), ({"1d"}, [4.0])]:
+        desk.publisher.publish([replace(days("A", 4.0), whole_of=frozenset(whole_of))])
+        assert desk.closes("A") == closes
 
 
 def test_a_restatement_never_comes_without_its_quote() -> None:
@@ -502,7 +632,8 @@ def test_the_newest_published_bar_is_known() -> None:
 
     known = desk.publisher.known
 
-    assert known("A", "1d") == Known(TODAY, 2.0, forming=True, values=tuple(bar(2.0)))
+    before = TODAY - DAY_MS, 1.0
+    assert known("A", "1d") == Known(TODAY, 2.0, True, tuple(bar(2.0)), before)  # noqa: FBT003
     assert known("B", "1d") == Known(TODAY, 3.0, forming=False)
     assert known("A", "1m") is None
     assert known("Z", "1d") is None
@@ -547,3 +678,142 @@ def test_nothing_on_the_ticks_path_costs_by_the_ticker() -> None:
         counts.add(next(calls))
 
     assert len(counts) == 1
+
+
+# -- prices without bars ---------------------------------------------------------------------
+
+
+def price(ticker: str, ts_ms: int, *values: float) -> TickerPrices:
+    """Answer with a price without bars; values as those of a quote."""
+    return TickerPrices((ticker,), np.array([ts_ms]), np.array([values]))
+
+
+def live_desk() -> Desk:
+    """Give a desk with bars of yesterday and today, whose last price was made at noon."""
+    desk = Desk()
+    noon = LastPrice(3.0, NOW_MS, 2.0, 5.0, 0.0, 30.0, 2.0)
+    history = days("AAPL", 1.0, 2.0, 3.0)
+    desk.publisher.publish([TickerBars(history.ticker, history.series, noon)])
+    return desk
+
+
+def values_of(desk: Desk, ticker: str = "AAPL") -> tuple[float, ...]:
+    """Give a quote: open, high, low, price, volume, previous close."""
+    quote = desk.quote(ticker)
+    return tuple(quote[name] for name in ("open", "high", "low", "price", "volume", "prev_close"))
+
+
+def test_a_live_price_keeps_what_it_does_not_say_of_the_day() -> None:
+    """And moves high and low where it is beyond them."""
+    desk = live_desk()
+    epoch = desk.publisher.publish([price("AAPL", NOW_MS + 1, NAN, NAN, NAN, 4.0, NAN, NAN)]).epoch
+    assert values_of(desk) == (2.0, 5.0, 0.0, 4.0, 30.0, 2.0)
+    assert desk.quote("AAPL")["ts_ms"] == NOW_MS + 1
+    assert desk.writer.epoch == epoch
+
+    desk.publisher.publish([price("AAPL", NOW_MS + 2, NAN, NAN, NAN, 6.0, 31.0, NAN)])
+    assert values_of(desk) == (2.0, 6.0, 0.0, 6.0, 31.0, 2.0)
+    desk.publisher.publish([price("AAPL", NOW_MS + 3, 2.5, 7.0, -1.0, 6.5, 32.0, 2.5)])
+    assert values_of(desk) == (2.0, 7.0, -1.0, 6.5, 32.0, 2.0)
+    assert desk.closes("AAPL") == [1.0, 2.0, 3.0]  # its bars are the refreshes'
+
+
+def test_a_live_price_never_goes_back_in_time() -> None:
+    """It is dropped and counted; one of the same moment is not older."""
+    desk = live_desk()
+    epoch = desk.writer.epoch
+    outcome = desk.publisher.publish([price("AAPL", NOW_MS - 1, NAN, NAN, NAN, 9.0, NAN, NAN)])
+    assert (outcome.epoch, outcome.refused) == (epoch, {})
+    assert values_of(desk)[3] == 3.0
+    assert desk.publisher.counts.late_prices == 1
+    desk.publisher.publish([price("AAPL", NOW_MS, NAN, NAN, NAN, 4.0, NAN, NAN)])
+    assert values_of(desk)[3] == 4.0
+
+
+def test_a_live_price_waits_for_bars() -> None:
+    """These tell its currency and its time zone."""
+    desk = live_desk()
+    both = TickerPrices(
+        ("NEW", "AAPL"),
+        np.full(2, NOW_MS + 1),
+        np.array([[NAN, NAN, NAN, 9.0, NAN, NAN], [NAN, NAN, NAN, 4.0, NAN, NAN]]),
+    )
+    assert desk.publisher.publish([both]).refused == {}
+    assert "NEW" not in desk.writer.row_of
+    assert values_of(desk)[3] == 4.0
+    assert desk.publisher.counts.early_prices == 1
+
+
+def test_a_live_price_of_the_next_day_begins_it() -> None:
+    """By the midnight of its exchange; what is not said of the new day is unknown."""
+    desk = Desk()
+    zone = "America/New_York"
+    history = days("AAPL", 1.0, 2.0)
+    noon = LastPrice(3.0, NOW_MS, 2.0, 5.0, 0.0, 30.0, 2.0)  # 17:13 in New York
+    desk.publisher.publish([TickerBars(Ticker("AAPL", "USD", zone), history.series, noon)])
+    midnight = NOW_MS - NOW_MS % DAY_MS + DAY_MS + 5 * 60 * MINUTE_MS
+
+    desk.publisher.publish([price("AAPL", midnight - 1, NAN, NAN, NAN, 4.0, NAN, NAN)])
+    assert values_of(desk) == (2.0, 5.0, 0.0, 4.0, 30.0, 2.0)
+    desk.publisher.publish([price("AAPL", midnight, NAN, NAN, NAN, 7.0, NAN, 4.0)])
+    np.testing.assert_array_equal(values_of(desk), (NAN, 7.0, 7.0, 7.0, NAN, 4.0))
+
+
+def test_a_refresh_does_not_take_a_later_live_price_back() -> None:
+    """It brings its bars, and what it knows of the day."""
+    desk = live_desk()
+    desk.publisher.publish([price("AAPL", NOW_MS + 10, NAN, NAN, NAN, 6.0, 40.0, NAN)])
+
+    older = LastPrice(4.0, NOW_MS + 5, 2.5, 5.5, 0.5, 35.0, 1.5)
+    history = days("AAPL", 1.0, 2.0, 4.0)
+    desk.publisher.publish([TickerBars(history.ticker, history.series, older)])
+
+    assert desk.quote("AAPL")["ts_ms"] == NOW_MS + 10
+    assert values_of(desk) == (2.5, 6.0, 0.0, 6.0, 40.0, 1.5)
+    assert desk.closes("AAPL") == [1.0, 2.0, 4.0]
+    newer = LastPrice(4.5, NOW_MS + 20, 2.5, 6.5, 0.5, 45.0, 1.5)
+    desk.publisher.publish([TickerBars(history.ticker, history.series, newer)])
+    assert values_of(desk) == (2.5, 6.5, 0.5, 4.5, 45.0, 1.5)
+
+
+def test_a_refresh_with_the_day_before_leaves_a_live_price_alone() -> None:
+    """But confirms it."""
+    desk = live_desk()
+    tomorrow = NOW_MS + DAY_MS
+    desk.publisher.publish([price("AAPL", tomorrow, 8.0, 8.0, 8.0, 8.0, 1.0, 3.0)])
+    desk.clock.now_ms = tomorrow + 50
+
+    older = LastPrice(4.0, NOW_MS + 5, 2.5, 5.5, 0.5, 35.0, 1.5)
+    history = days("AAPL", 1.0, 2.0, 4.0)
+    desk.publisher.publish([TickerBars(history.ticker, history.series, older)])
+
+    assert values_of(desk) == (8.0, 8.0, 8.0, 8.0, 1.0, 3.0)
+    assert desk.quote("AAPL")["updated_ms"] == tomorrow + 50
+
+
+def test_a_bar_brings_no_removed_ticker_back() -> None:
+    """It would stand behind a history of before; a history does, in the ticker's own row."""
+    desk = Desk()
+    desk.publisher.publish([days(ticker, 1.0, 2.0) for ticker in "ABC"])
+
+    assert desk.publisher.remove(["C", "A", "NOPE"]) == ["C", "A"]
+    assert desk.publisher.remove(["C"]) == []
+    for tickers in (("A", "B", "C"), ("C", "B"), ("C",), ("C", "NEW")):
+        desk.publisher.publish([ticks(tickers, [9.0] * len(tickers))])
+        flags = desk.writer.quotes()["flags"].tolist()
+        assert flags[:3] == [layout.REMOVED, layout.PRESENT, layout.REMOVED]
+    assert flags[3] == layout.PRESENT
+
+    desk.publisher.publish([days("C", 5.0)])
+    assert desk.writer.quotes()["flags"].tolist()[2] == layout.PRESENT
+    assert len(desk.writer.history(2, "1d")[0]) == 1
+
+
+def test_bars_are_counted_by_interval() -> None:
+    """None of what was removed, or never published."""
+    desk = Desk()
+    desk.publisher.publish([days("A", 1.0, 2.0), days("B", 1.0)])
+    assert desk.publisher.bar_counts(("NOPE", "B", "A"))["1d"] == [0, 1, 2]
+    desk.publisher.remove(["A"])
+    assert desk.publisher.bar_counts(("A", "B"))["1d"] == [0, 1]
+    assert desk.publisher.bar_counts(())["1d"] == []

@@ -162,6 +162,26 @@ class TestSchedule(Case):
         assert len(self.source.asked) == 2
         assert self.price("B") == 1.0
 
+    def test_a_ticker_that_was_not_asked_for_waits_as_long_as_the_source_says(self) -> None:
+        """It is no failure of its own: nothing is counted, nothing logged, nothing doubled."""
+        service = self.start("A", "B")
+        asked_ms = self.clock.now_ms
+        why = "not asked for, as B failed"
+        self.source.answer = lambda ticker: Failure(ticker, Reason.RATE_LIMITED, why, 25.0)
+        self.advance()
+        told = service.status()["A"]
+        assert (told["state"], told["message"]) == ("rate limited", why)
+        assert (told["attempts"], told["next_attempt_s"]) == (0, 25.0)
+        assert told["last_attempt_ms"] == told["last_success_ms"] == asked_ms
+        self.source.answer = bars
+        self.advance(2 * REFRESH_S)
+        assert len(self.source.asked) == 2
+        self.advance()
+        assert len(self.source.asked) == 3
+        assert service.status()["A"]["state"] == "ok"
+        assert self.logged(LogLevel.warn) == []
+        assert self.failures == {}
+
     def test_it_ticks_on_after_a_source_that_breaks(self) -> None:
         """What had come before is published; the next refresh is as if nothing had been."""
         self.source.error = ZeroDivisionError("so it goes")
@@ -400,3 +420,263 @@ class TestFailures(Case):
         assert service.troubles == {}
         assert service.status()["B"]["last_success_ms"] == self.clock.now_ms
         assert service.last_success_ms == self.clock.now_ms
+
+
+class Slow(Scripted):
+    """Answers for one ticker after the other, each when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates: dict[str, defer.Deferred[None]] = {}
+
+    async def fetch(self, wanted: Sequence[Request]) -> AsyncIterator[Fetched]:
+        """Wait before each answer."""
+        self.asked.append(wanted)
+        for request in wanted:
+            self.gates[request.ticker] = defer.Deferred()
+            await self.gates[request.ticker]
+            yield self.answer(request.ticker)
+
+
+class TestChanges(Case):
+    """Tickers that are wanted since a moment, or no more."""
+
+    def names(self) -> list[list[str]]:
+        """Give the tickers of each time that the source was asked."""
+        return [[one.ticker for one in wanted] for wanted in self.source.asked]
+
+    def test_a_new_ticker_is_asked_for_at_once_and_alone(self) -> None:
+        """Then with all the others, in their time."""
+        service = self.start("A")
+        service.add(["B", "A"])
+        service.add(["C"])
+        assert len(self.source.asked) == 1
+        self.time.advance(0)
+        assert self.names() == [["A"], ["B", "C"]]
+        self.advance()
+        assert self.names()[2:] == [["A", "B", "C"]]
+        self.advance()
+        assert self.source.asked[2] is self.source.asked[3]
+
+    def test_it_does_not_wait_for_the_end_of_a_long_refresh(self) -> None:
+        """But for the answer that is under way; the others go on after it."""
+        self.source = slow = Slow()
+        service = self.start("A", "B")
+        service.add(["C"])
+        self.time.advance(0)
+        assert self.names() == [["A", "B"]]
+        slow.gates["A"].callback(None)
+        assert self.names() == [["A", "B"], ["C"]]
+        slow.gates["C"].callback(None)
+        slow.gates["B"].callback(None)
+        self.time.advance(HOLD_S)
+        assert service.troubles == {}
+        assert {self.price(ticker) for ticker in "ABC"} == {1.0}
+
+    def test_one_that_comes_behind_the_last_answer_is_not_forgotten(self) -> None:
+        """It follows at once."""
+        gate: defer.Deferred[None] = defer.Deferred()
+        self.source.gate = gate
+        service = self.start("A")
+        service.add(["B"])
+        self.source.gate = None
+        gate.callback(None)
+        assert self.names() == [["A"], ["B"]]
+
+    def test_a_refresh_waits_for_those_that_are_new(self) -> None:
+        """The source is asked one thing at a time."""
+        self.source = slow = Slow()
+        service = self.start("A")
+        slow.gates["A"].callback(None)
+        service.add(["B"])
+        self.time.advance(0)
+        self.advance(2 * REFRESH_S)
+        assert self.names() == [["A"], ["B"]]
+        slow.gates["B"].callback(None)
+        assert self.names() == [["A"], ["B"], ["A", "B"]]
+
+    def test_one_that_comes_before_the_start_is_asked_for_with_the_others(self) -> None:
+        """As while an archive is being loaded."""
+        service = self.start("A")
+        self.stop()
+        service.add(["B"])
+        service.startService()
+        assert self.names() == [["A"], ["A", "B"]]
+        self.time.advance(0)
+        assert len(self.source.asked) == 2
+
+    def test_however_many_come_one_by_one_two_rounds_are_under_way(self) -> None:
+        """Those that come while others are asked for are next, and nothing nests."""
+        self.source = slow = Slow()
+        service = self.start("A", "B")
+        service.add(["N0"])
+        slow.gates["A"].callback(None)
+        for number in range(1200):
+            service.add([f"N{number + 1}"])
+            assert len(service._runs) == 2
+            slow.gates[f"N{number}"].callback(None)
+        service.remove(["N1200"])
+        slow.gates["N1200"].callback(None)
+        assert self.names() == [["A", "B"], *([f"N{number}"] for number in range(1201))]
+        slow.gates["B"].callback(None)
+        self.time.advance(HOLD_S)
+        assert service.error is None
+        assert service.troubles == {}
+        assert self.price("N1199") == 1.0
+
+    def test_a_request_says_whether_it_is_still_wanted(self) -> None:
+        """Of one that came back there is another."""
+        self.source = slow = Slow()
+        service = self.start("A", "B", "C")
+        wanted = slow.asked[0]
+        assert all(one.is_wanted for one in wanted)
+        service.remove(["B", "C"])
+        service.add(["B"])
+        assert [one.is_wanted for one in wanted] == [True, False, False]
+
+    def test_a_source_that_remembers_who_failed_is_told_who_is_gone(self) -> None:
+        """Such as one with a breaker."""
+        gone: list[str] = []
+        self.source.forget = gone.extend  # type: ignore[attr-defined]
+        service = self.start("A", "B")
+        service.remove(["B", "X"])
+        assert gone == ["B"]
+
+    def test_what_is_answered_for_a_ticker_that_is_gone_is_not_published(self) -> None:
+        """Nor is it a failure when nothing is; nor, had it come back, is it half a history."""
+        self.source = slow = Slow()
+        service = self.start("A", "B", "C")
+        slow.gates["A"].callback(None)
+        service.remove(["A", "B"])
+        service.add(["B"])
+        slow.gates["B"].callback(None)
+        assert self.names() == [["A", "B", "C"], ["B"]]
+        assert "B" not in self.writer.row_of
+        slow.answer = failure
+        service.remove(["C"])
+        slow.gates["B"].callback(None)
+        slow.gates["C"].callback(None)
+        assert "A" not in self.writer.row_of
+        assert list(service.troubles) == ["B"]
+        assert list(service.wanted) == ["B"]
+
+    def test_a_ticker_that_is_gone_leaves_nothing_behind(self) -> None:
+        """It comes back as one that was never heard of."""
+        self.source.answer = lambda t: failure(t) if t == "B" else bars(t)
+        service = self.start("A", "B")
+        service.remove(["A", "B"])
+        assert (self.failures, service.troubles, service.status()) == ({}, {}, {})
+        service.add(["A", "B"])
+        assert [one["state"] for one in service.status().values()] == ["waiting", "waiting"]
+        self.time.advance(0)
+        assert self.names()[-1] == ["A", "B"]
+
+    def test_a_stop_ends_what_was_about_to_be_asked(self) -> None:
+        """Nothing is asked after it."""
+        service = self.start("A")
+        service.add(["B"])
+        self.stop()
+        self.time.advance(0)
+        assert self.names() == [["A"]]
+
+
+class TestStatus(Case):
+    """What is told of each ticker."""
+
+    def test_it_says_what_there_is_and_when_more_is_asked_for(self) -> None:
+        """Bars by interval, what the vendor changed, attempts."""
+        service = self.start("A")
+        self.time.advance(REFRESH_S / 4)
+        service.publisher.restated["A"] = 3
+        service.add(["B"])
+        told = service.status()
+        assert told["A"] == {
+            "state": "ok",
+            "last_attempt_ms": NOW_MS,
+            "last_success_ms": NOW_MS,
+            "next_attempt_s": 0.75 * REFRESH_S,
+            "bars": {"1d": 1},
+            "restatements": 3,
+        }
+        assert told["B"] == {
+            "state": "waiting",
+            "last_attempt_ms": None,
+            "last_success_ms": None,
+            "next_attempt_s": 0.0,
+            "bars": {"1d": 0},
+            "restatements": 0,
+        }
+
+    def test_quarantine_says_until_when(self) -> None:
+        """Where there is any."""
+        self.source.answer = lambda t: failure(t, Reason.NOT_FOUND)
+        told: dict[str, Any] = self.start("A").status()["A"]
+        assert told["quarantined_until_ms"] == NOW_MS + round(told["next_attempt_s"] * 1000)
+        self.stop()
+        assert "quarantined_until_ms" not in self.start("A", patience=EAGER).status()["A"]
+
+    def test_one_whose_exchange_is_closed_is_asked_for_when_it_opens(self) -> None:
+        """Not with the next refresh."""
+        service, hours = self.start("A"), ClosedExchange()
+        hours.closed, hours.opens_at_ms = frozenset({"A"}), NOW_MS + 3_600_000
+        service._hours = hours  # type: ignore[assignment]
+        assert service.status()["A"]["next_attempt_s"] == 3600.0
+
+    def test_hundreds_that_fail_at_once_are_some_lines(self) -> None:
+        """And so are those that work again."""
+        self.source.answer = failure
+        self.start(*(f"T{i}" for i in range(150)))
+        self.time.pump([0] * 9)
+        assert len([e for e in self.events if e.get("log_level") is LogLevel.warn]) == 6
+        self.source.answer = bars
+        before = len(self.events)
+        self.advance(2 * REFRESH_S)
+        self.time.pump([0] * 9)
+        lines = [e for e in self.events[before:] if "again" in (e.get("log_format") or "")]
+        assert len(lines) == 6
+
+    def test_a_failure_of_one_that_was_put_off_is_told(self) -> None:
+        """That it was not asked for was nobody's fault."""
+        self.source.answer = lambda t: Failure(t, Reason.TIMED_OUT, "not asked", 5.0)
+        self.start("A")
+        assert self.logged(LogLevel.warn) == []
+        self.source.answer = failure
+        self.advance()
+        assert self.logged(LogLevel.warn) == ["A"]
+
+
+class ClosedExchange:
+    """Stands for `quoteshm.service.hours.Hours`: says which tickers to leave alone."""
+
+    def __init__(self) -> None:
+        self.closed: frozenset[str] = frozenset()
+        self.opens_at_ms = NOW_MS + 1
+
+    def put_off(self, _wanted: object, _heard: object) -> frozenset[str]:
+        """Give what the test says."""
+        return self.closed
+
+    def opens_ms(self, ticker: str) -> int | None:
+        """Give a moment for what is closed."""
+        return self.opens_at_ms if ticker in self.closed else None
+
+
+class HoursTest(Case):
+    """Tickers whose exchange is closed are not asked for."""
+
+    def test_what_is_closed_is_left_alone_and_says_until_when(self) -> None:
+        """Together with what fails; and all of it is asked for again."""
+        hours = ClosedExchange()
+        service = self.start("A", "B", "C")
+        service._hours = hours  # type: ignore[assignment]
+        self.source.answer = lambda ticker: failure(ticker) if ticker == "B" else bars(ticker)
+        self.time.advance(REFRESH_S)
+        hours.closed = frozenset({"A"})
+        self.time.advance(REFRESH_S)
+        assert [one.ticker for one in self.source.asked[-1]] in (["B", "C"], ["C"])
+        assert service.status()["A"]["market_opens_ms"] == NOW_MS + 1
+        assert "market_opens_ms" not in service.status()["C"]
+        hours.closed = frozenset()
+        self.source.answer = bars
+        self.time.pump([REFRESH_S] * 100)
+        assert [one.ticker for one in self.source.asked[-1]] == ["A", "B", "C"]

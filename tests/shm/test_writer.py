@@ -162,6 +162,9 @@ def test_a_replacement_is_the_whole_window(count: int, market: Market, *, formin
     wanted = make_bars(0, count)
     assert_bars(bars_of(market), wanted[max(0, count - 8) :])
     assert market.writer.history(0, "1d")[1] == (forming and count > 0)
+    closed = wanted[: max(0, count - forming)]
+    newest = (int(closed.time[-1]), float(closed.field("close")[-1])) if len(closed) else None
+    assert market.writer.newest_closed(0, "1d") == newest
 
 
 @pytest.mark.parametrize("forming", [True, False])
@@ -330,6 +333,7 @@ def test_an_unknown_interval_is_named_with_the_known_ones(market: Market) -> Non
         lambda: market.extend(0, make_bars(0, 1), interval="5m"),
         lambda: market.writer.series("5m"),
         lambda: market.writer.history(0, "5m"),
+        lambda: market.writer.newest_closed(0, "5m"),
         lambda: market.writer.late(tick(ALL, 9, 1.0, "5m")),
     ):
         with pytest.raises(UnknownIntervalError, match="unknown interval: 5m, known are 1d, 1m"):

@@ -50,9 +50,10 @@ class Shelf:
         bars = self.bars.get((ticker, interval))
         if not bars:
             return None
-        newest = max(bars)
+        *older, newest = sorted(bars)[-2:]
+        before = (older[0], bars[older[0]][3]) if older else None
         values = bars[newest]
-        return Known(newest, values[3], self.forming[ticker, interval], values)
+        return Known(newest, values[3], self.forming[ticker, interval], values, before)
 
     def requests(self, tickers: Sequence[str], *kinds: SeriesKind) -> list[Request]:
         """Ask for tickers, on behalf of this shelf."""
@@ -62,6 +63,8 @@ class Shelf:
         """Keep what came."""
         if isinstance(one, TickerBars):
             for interval, (bars, forming) in one.series.items():
+                if one.whole or interval in one.whole_of:
+                    self.bars.pop((one.ticker.symbol, interval), None)
                 self._put(one.ticker.symbol, interval, bars, forming=forming)
         elif isinstance(one, TickerTicks):
             for ticker, time, values in zip(one.tickers, one.time, one.ohlcv, strict=True):

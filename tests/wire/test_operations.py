@@ -13,11 +13,13 @@ import pytest
 
 from quoteshm.errors import ErrorCode
 from quoteshm.model import DAY_MS
+from quoteshm.service.roster import BAD_SYMBOL
 from quoteshm.shm.layout import LAYOUT_VERSION
 from quoteshm.wire import operations
 from quoteshm.wire.bounds import Bounds
 from quoteshm.wire.operations import Context
 from tests.published import FIRST_MS, FRESHNESS_MS, KINDS, NEW_YORK, NOW_MS, Market
+from tests.rostering import have_roster
 from tests.wire.hostile import HOSTILE
 
 if TYPE_CHECKING:
@@ -124,6 +126,33 @@ def test_a_ticker_without_a_value_is_not_found(
 ) -> None:
     """Case counts, and one that is known says why it has none."""
     assert error(market, op, ticker=ticker) == ("NOT_FOUND", message)
+
+
+def test_tickers_come_and_go(market: Market) -> None:
+    """What was done is told; each is checked on its own."""
+    have_roster(market, "AAPL", "MSFT")
+    assert data(market, "add_tickers", tickers=["IBM", "AAPL", "A B"]) == {
+        "added": ["IBM"],
+        "known": ["AAPL"],
+        "refused": {"A B": BAD_SYMBOL},
+    }
+    why = "no value yet for IBM: not fetched yet"
+    assert error(market, "get_quote", ticker="IBM") == ("NOT_FOUND", why)
+    removed = data(market, "remove_tickers", tickers=["MSFT", "NOPE"])
+    assert removed == {"removed": ["MSFT"], "unknown": ["NOPE"]}
+    for op in ("get_quote", "get_history"):
+        assert error(market, op, ticker="MSFT") == ("NOT_FOUND", "ticker removed: MSFT")
+    assert data(market, "list_tickers") == ["AAPL"]
+    assert data(market, "get_quotes", tickers=["MSFT"])["missing"] == ["MSFT"]
+
+
+@pytest.mark.parametrize("op", ["add_tickers", "remove_tickers"])
+def test_a_server_whose_tickers_stay_says_so(market: Market, op: str) -> None:
+    """And an empty list is no request."""
+    why = "the tickers of this server cannot be changed"
+    assert error(market, op, tickers=["IBM"]) == ("NOT_FOUND", why)
+    code, message = error(market, op, tickers=[])
+    assert (code, message) == ("BAD_REQUEST", "Expected array of length >= 1 - at $.tickers")
 
 
 def test_get_snapshot_epoch_says_where_the_market_stands(market: Market) -> None:

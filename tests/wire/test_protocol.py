@@ -20,7 +20,7 @@ from quoteshm.wire.auth import Gate
 from quoteshm.wire.bounds import Bounds
 from quoteshm.wire.operations import Context
 from quoteshm.wire.outbox import BufferedOutbox
-from quoteshm.wire.peers import peer_name
+from quoteshm.wire.peers import Credentials, peer_name
 from quoteshm.wire.protocol import (
     LOGGED_NBYTES,
     WRITE_NBYTES,
@@ -29,6 +29,7 @@ from quoteshm.wire.protocol import (
     loggable,
 )
 from tests.published import Market
+from tests.rostering import have_roster
 from tests.wire.hostile import HOSTILE
 
 if TYPE_CHECKING:
@@ -486,6 +487,43 @@ class TokenTests(Case):
         (reply,) = transport.value().splitlines()
         assert json.loads(reply)["error"]["code"] == "UNAUTHORIZED"
         assert transport.disconnecting
+
+
+class TrustTests(Case):
+    """What changes the market for all."""
+
+    ADD = b'{"v":1,"id":1,"type":"add_tickers","tickers":["IBM"]}\n'
+    AUTH = b'{"v":1,"id":1,"type":"auth","token":"right"}\n'
+
+    def ask(self, lines: bytes, gate: Gate, credentials: Credentials | None = None) -> Any:
+        """Send lines over a connection, and give the last reply."""
+        have_roster(self.market, "AAPL", "MSFT")
+        transport = Transport()
+        factory = QuoteFactory(self.market.context, transport.turns, gate, log_traffic=False)
+        protocol = factory.buildProtocol(PEER)
+        protocol.makeConnection(transport)
+        protocol.peer = protocol.peer._replace(credentials=credentials)
+        protocol.dataReceived(lines)
+        return json.loads(transport.value().splitlines()[-1])
+
+    def test_over_tcp_a_token_is_what_counts(self) -> None:
+        """Where the server wants none, having sent one is nothing; it says what to do."""
+        for lines in (self.ADD, self.AUTH + self.ADD):
+            error = self.ask(lines, Gate())["error"]
+            assert error["code"] == "UNAUTHORIZED"
+            assert error["message"].startswith("add_tickers: only for clients that have sent auth")
+            assert "--auth-token-file" in error["message"]
+            assert "--endpoint unix:PATH" in error["message"]
+        assert self.ask(self.ADD, Gate(b"right"))["error"]["code"] == "UNAUTHORIZED"
+        assert self.ask(self.AUTH + self.ADD, Gate(b"right"))["data"]["added"] == ["IBM"]
+
+    def test_a_unix_socket_is_enough_where_no_token_is_wanted(self) -> None:
+        """Where one is, it is wanted there, too."""
+        someone = Credentials(1, 2, 3)
+        assert self.ask(self.ADD, Gate(), someone)["data"]["added"] == ["IBM"]
+        error = self.ask(self.ADD, Gate(b"right"), someone)["error"]
+        assert error["code"] == "UNAUTHORIZED"
+        assert error["message"] == "this server wants a token: send auth first"
 
 
 class EndingTests(Case):
