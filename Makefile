@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 
 PIP_INSTALL = -m pip --disable-pip-version-check --quiet install
 
-.PHONY: run test test-oldest lint bench bench-wire soak crash hostile faults push warm-start clean
+.PHONY: run test test-oldest lint bench bench-wire soak crash hostile faults push warm-start yahoo yahoo-faults clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/twistd -n --pidfile= quoteshm --port $(PORT) --synthetic
@@ -59,6 +59,14 @@ faults: $(VENV)/.dev
 # 5,000 tickers of 2,520 bars after a kill, and out of the archive after a reboot: how soon they are back.
 warm-start: $(VENV)/.dev
 	$(VENV)/bin/python -m tests.campaigns.warm_start
+
+# An hour of trading of 500 tickers at a local Yahoo, a fast clock, a storm in the middle.
+yahoo: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.campaigns.yahoo
+
+# A daemon for each of Yahoo's bad days: what is healthy, readable, said, asked for and blocked.
+yahoo-faults: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.campaigns.yahoo_faults
 
 clean:
 	rm -rf $(VENV) $(VENV_OLDEST) .cache dist build _trial_temp* .pytest_cache .mypy_cache \
