@@ -115,7 +115,7 @@ class ReaderClosedError(SegmentError):
 
 
 class ReadTimeoutError(SegmentError, TimeoutError):
-    """No consistent read came about before the deadline."""
+    """No consistent read came about before the deadline, nor in the tries that every call has."""
 
     def __init__(self, timeout_s: float, attempts: int) -> None:
         super().__init__(f"no consistent read within {timeout_s * 1000:g} ms ({attempts} attempts)")

@@ -30,6 +30,8 @@ from quoteshm.model import Bars
 from quoteshm.shm.batch import History
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 #: Years 1 to 9999: what a calendar can show.
@@ -39,6 +41,7 @@ LAST_MS: Final = 253_402_300_799_999
 #: How far, of a price, high and low may miss open and close and still be rounded float32 values.
 ROUNDING: Final = 1e-6
 
+INFINITY: Final = float("inf")
 _PRICES: Final = 4  # the fields before the volume
 
 
@@ -89,18 +92,28 @@ def sound(time: NDArray[np.int64], ohlcv: NDArray[np.float64]) -> NDArray[np.boo
     """
     open_, high, low, close, volume = ohlcv
     # A comparison with NaN is false, so four of them hold finite prices and volumes in one go.
-    body_high, body_low = np.maximum(open_, close), np.minimum(open_, close)
-    good: NDArray[np.bool_] = (
-        (high >= body_high)
-        & (low <= body_low)
-        & (high < np.inf)
-        & (low > -np.inf)
-        & (volume >= 0)
-        & (volume < np.inf)
-        & (time >= FIRST_MS)
-        & (time <= LAST_MS)
-    )
+    good: NDArray[np.bool_] = high >= np.maximum(open_, close)
+    good &= low <= np.minimum(open_, close)
+    good &= high < np.inf
+    good &= low > -np.inf
+    good &= volume >= 0
+    good &= volume < np.inf
+    good &= time >= FIRST_MS
+    good &= time <= LAST_MS
     return good
+
+
+def is_sound(time_ms: int, bar: Sequence[float]) -> bool:
+    """Tell the same of one bar, of plain numbers: its time, and its five values."""
+    open_, high, low, close, volume = bar
+    return (
+        low <= open_ <= high  # with NaN none of these holds
+        and low <= close <= high
+        and low > -INFINITY
+        and high < INFINITY
+        and 0 <= volume < INFINITY
+        and FIRST_MS <= time_ms <= LAST_MS
+    )
 
 
 def validate(

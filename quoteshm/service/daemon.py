@@ -219,13 +219,16 @@ class Daemon(MultiService):
     def _start_rest(self, writer: SegmentWriter) -> None:
         """Start what needs the writer; a service starts as it joins a tree that runs."""
         debug = self.settings.log_level == "debug"
+        quiet = self.settings.log_level not in {"debug", "info"}
         cache = QuoteCache(writer, self._clock)
         context = Context(writer, cache, self._bounds(), self.describe)
         factory = QuoteFactory(context, self._reactor, self.gate, log_traffic=debug)
         Drain(factory).setServiceParent(self)  # type: ignore[no-untyped-call]
         self._listen(factory)
         Periodic(self._reactor, LOOK_AFTER_S, factory.look_after).setServiceParent(self)  # type: ignore[no-untyped-call]
-        self.publisher = Publisher(writer, self._clock, factory.hub.published, verbose=debug)
+        self.publisher = Publisher(
+            writer, self._clock, factory.hub.published, verbose=debug, quiet=quiet
+        )
         self.publisher.retire(self.tickers)
         self.refresh = RefreshService(
             self.source,

@@ -8,6 +8,7 @@ halves, so that only the ticker at fault is left out.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -18,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from quoteshm.errors import BatchError, SegmentError, SegmentFullError
-from quoteshm.market.bars import Flaw, Merge, Problem, merge, sound, validate
+from quoteshm.market.bars import Flaw, Merge, Problem, is_sound, merge, sound, validate
 from quoteshm.model import DAY_MS, FIELDS, INTERVALS, MINUTE_MS, Bars, SeriesKind, Ticker
 from quoteshm.shm import layout, table
 from quoteshm.shm.batch import Batch, History, Quotes, Ticks
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from quoteshm.clock import Clock
     from quoteshm.shm.batch import Rows
     from quoteshm.shm.writer import SegmentWriter
+
+#: Row, interval, bar and quote: what `SegmentWriter.write_tick` takes.
+_Tick = tuple[int, str, tuple[float, ...], tuple[float, ...]]
 
 DAILY: Final = "1d"
 NO_BARS: Final = Bars.empty()
@@ -145,6 +149,9 @@ class Publisher:
         Told of each commit, with what the vendor changed in it.
     verbose : bool
         Whether each ticker of a commit gets a log line of its own, at debug.
+    quiet : bool
+        Whether nobody listens to the lines of commits, at info: they are not made then. One costs
+        as much as all else that a single tick does.
 
     """
 
@@ -157,8 +164,9 @@ class Publisher:
         announce: Callable[[Sequence[Restated]], object] = _announce_nothing,
         *,
         verbose: bool = False,
+        quiet: bool = False,
     ) -> None:
-        self.writer, self.clock, self.verbose = writer, clock, verbose
+        self.writer, self.clock, self.verbose, self.quiet = writer, clock, verbose, quiet
         self.announce = announce
         self.counts = Counts()
         self._kinds = {kind.interval: kind for kind in writer.spec.kinds}
@@ -249,6 +257,8 @@ class Publisher:
         the others back.
         """
         outcome = Outcome(self.writer.epoch)
+        if len(results) == 1 and self._publish_single(results[0], outcome):
+            return outcome
         parts: list[_Part] = []
         seen: set[str] = set()
         ticks = [result for result in results if isinstance(result, TickerTicks)]
@@ -295,13 +305,19 @@ class Publisher:
             return
         self.announce([one for part in parts for one in part.restated])
         self.counts.restated += sum(len(one.bars) for part in parts for one in part.restated)
-        count = sum(len(part.tickers) for part in parts)
-        log = self.log.debug if all(part.is_live for part in parts) else self.log.info
-        log("epoch {epoch}: {count} tickers", epoch=outcome.epoch, count=count)
+        is_live = all(part.is_live for part in parts)
+        self._log_commit([part.tickers for part in parts], outcome.epoch, is_live=is_live)
+
+    def _log_commit(
+        self, tickers: Sequence[tuple[str, ...]], epoch: int, *, is_live: bool = False
+    ) -> None:
+        if self.quiet:
+            return
+        log = self.log.debug if is_live else self.log.info
+        log("epoch {epoch}: {count} tickers", epoch=epoch, count=sum(map(len, tickers)))
         if self.verbose:
-            for part in parts:
-                for ticker in part.tickers:
-                    self.log.debug("epoch {epoch}: {ticker}", epoch=outcome.epoch, ticker=ticker)
+            for ticker in itertools.chain.from_iterable(tickers):
+                self.log.debug("epoch {epoch}: {ticker}", epoch=epoch, ticker=ticker)
 
     def _with_room(
         self, parts: list[_Part], error: SegmentFullError, outcome: Outcome
@@ -324,6 +340,48 @@ class Publisher:
         why = f"{error}" if isinstance(error, BatchError | SegmentError) else repr(error)
         outcome.refused |= dict.fromkeys(tickers, why)
 
+    # -- a single tick -----------------------------------------------------------------------
+
+    def _single(self, result: TickerTicks) -> _Tick | None:
+        """Give a tick of one ticker, checked and with its quote, as numbers.
+
+        Nothing where the bar does not go on, breaks a rule, or has no quote yet: `_ticks_part`
+        knows what to do then. Live prices come one by one, and what arrays of length one cost is
+        ten times what is to be worked out.
+        """
+        time, ohlcv = result.time, result.ohlcv
+        if time.shape != (1,) or ohlcv.shape != (1, 5) or len(result.tickers) != 1:
+            return None
+        row = self.writer.row_of.get(result.tickers[0])
+        if row is None or time.dtype != np.int64 or ohlcv.dtype != np.float64:
+            return None
+        time_ms, values = time.item(), ohlcv.tolist()[0]
+        before = self.writer.quote_of(row)
+        if before is None or not is_sound(time_ms, values):
+            return None
+        if not self.writer.is_forming(row, result.interval, time_ms):
+            return None
+        open_, high, low, price, volume = values
+        day_open, day_high, day_low, _, day_volume, prev_close = before
+        if result.interval != DAILY and DAILY in self._kinds:  # as `_keep_day` does
+            open_, volume = day_open, day_volume
+            high, low = max(high, day_high), min(low, day_low)  # the first of them, if NaN is
+        quote = (result.ts_ms, open_, high, low, price, volume, prev_close)
+        return row, result.interval, (time_ms, *values), quote
+
+    def _publish_single(self, result: object, outcome: Outcome) -> bool:
+        """Write an answer in a commit of its own, if it is a single tick; tell whether it is."""
+        if not isinstance(result, TickerTicks) or (tick := self._single(result)) is None:
+            return False
+        try:
+            outcome.epoch = self.writer.write_tick(*tick, self.clock.wall_ms())
+        except Exception as error:  # noqa: BLE001  (whatever one ticker does harms no other)
+            self._refuse(result.tickers, error, outcome)
+            return True
+        self.announce(())
+        self._log_commit([result.tickers], outcome.epoch)
+        return True
+
     # -- the newest bars of many tickers -----------------------------------------------------
 
     def _priced(self, ticks: list[TickerTicks]) -> list[TickerTicks]:
@@ -339,11 +397,11 @@ class Publisher:
         rows = self._rows_of(result.tickers)
         ticks = Ticks(result.interval, rows, result.time, result.ohlcv)
         tickers = result.tickers
-        good = sound(ticks.time, ticks.ohlcv.T)
-        late = self.writer.late(ticks)
+        good, removed = sound(ticks.time, ticks.ohlcv.T), self._are_removed(rows)
+        goes_on = self.writer.goes_on(ticks) and bool(good.all()) and not removed.any()
+        late = None if goes_on else self.writer.late(ticks)
         # One that was removed comes back with a history, not with a bar behind its former one.
-        keep = good & ~late & ~self._are_removed(rows)
-        if not keep.all():
+        if late is not None and not (keep := good & ~late & ~removed).all():
             self._count_left_out(result, good, late)
             numbers = table.numbers(rows)[keep]
             ticks = Ticks(result.interval, numbers, result.time[keep], result.ohlcv[keep])
@@ -352,7 +410,7 @@ class Publisher:
                 return None
         part = _Part(tickers, ticks=ticks)
         if with_quotes:
-            part.quotes = self._tick_quotes(ticks, result.ts_ms)
+            part.quotes = self._tick_quotes(ticks, result.ts_ms, goes_on=goes_on)
         return part
 
     def _are_removed(self, rows: Rows) -> NDArray[np.bool_]:
@@ -398,33 +456,39 @@ class Publisher:
                     ticker=result.tickers[int(mask.argmax())],
                 )
 
-    def _tick_quotes(self, ticks: Ticks, ts_ms: int) -> Quotes:
-        """Make quotes of the bars: a new bar's previous close is that of the bar it closes."""
+    def _tick_quotes(self, ticks: Ticks, ts_ms: int, *, goes_on: bool) -> Quotes:
+        """Make quotes of the bars: a new bar's previous close is that of the bar it closes.
+
+        Where it is known that all bars go on, no more is looked at than their quotes.
+        """
         n = len(ticks.time)
-        quotes, series = self.writer.quotes(), self.writer.series(ticks.interval)
+        quotes = self.writer.quotes()
         rows: Rows = ticks.rows
         counted: slice | NDArray[np.bool_] = slice(None)  # of the rows, those that have a state
         if not isinstance(rows, slice) or rows.stop > len(quotes):
             numbers = table.numbers(rows)
             counted = numbers < len(quotes)
             rows = numbers[counted]
-        flags, state = quotes["flags"][rows], series["flags"][rows]
-        before = np.where(flags == layout.PRESENT, quotes["prev_close"][rows], np.nan)
-        forming = (state & layout.HAS_FORMING) != 0
-        opens = forming & (ticks.time[counted] > series["time"][rows])
-        before[opens] = series["close"][rows][opens]
-        # Rare: the first tick behind a history whose bars are all closed.
-        for place in np.flatnonzero(~forming & (series["count"][rows] > 0)).tolist():
-            row = int(table.numbers(rows)[place])
-            bars, _ = self.writer.history(row, ticks.interval)
-            before[place] = bars.field("close")[-1]
+        present = quotes["flags"][rows] == layout.PRESENT
+        before = quotes["prev_close"][rows].copy()
+        before[~present] = np.nan
+        if not goes_on:
+            series = self.writer.series(ticks.interval)
+            forming = (series["flags"][rows] & layout.HAS_FORMING) != 0
+            opens = forming & (ticks.time[counted] > series["time"][rows])
+            before[opens] = series["close"][rows][opens]
+            # Rare: the first tick behind a history whose bars are all closed.
+            for place in np.flatnonzero(~forming & (series["count"][rows] > 0)).tolist():
+                row = int(table.numbers(rows)[place])
+                bars, _ = self.writer.history(row, ticks.interval)
+                before[place] = bars.field("close")[-1]
         values = np.empty((n, 6))
-        values[:, :3] = ticks.ohlcv[:, :3]
-        values[:, 3:5] = ticks.ohlcv[:, 3:]
-        values[:, 5] = np.nan
+        table.part(values, _BAR)[:] = table.items(ticks.ohlcv, _BAR)
+        if len(before) < n:
+            values[:, 5] = np.nan
         values[counted, 5] = before
         if ticks.interval != DAILY and DAILY in self._kinds:
-            self._keep_day(values, rows, counted, flags == layout.PRESENT, quotes)
+            self._keep_day(values, rows, counted, present, quotes)
         return Quotes(ticks.rows, np.full(n, ts_ms, np.int64), values)
 
     def _keep_day(
@@ -653,6 +717,7 @@ class Publisher:
         return [Restated(ticker, interval, merged.restatements, merged.removed, cause)]
 
 
+_BAR: Final = slice(0, 5)  # of a quote's values those that a bar has, in the same order
 _VALUES: Final = ("open", "high", "low", "price", "volume", "prev_close")
 
 

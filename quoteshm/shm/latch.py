@@ -50,6 +50,10 @@ REWRITE_SLACK: Final = 2
 
 DEFAULT_TIMEOUT_S: Final = 0.05
 _IMMEDIATE_RETRIES: Final = 8
+#: How many whole tries each call has, however late it is: a process whose core is wanted by many
+#: may lose it in the middle of its first try, and come back when the time is up. A try that
+#: begins with a fresh time slice is the likeliest to be whole.
+LEAST_TRIES: Final = 2 * _IMMEDIATE_RETRIES
 _FIRST_PAUSE_S: Final = 0.00002
 _LONGEST_PAUSE_S: Final = 0.002
 
@@ -87,19 +91,20 @@ def adopted(epoch: int) -> int:
 def attempts(timeout_s: float, clock: Callable[[], float] = time.monotonic) -> Iterator[int]:
     """Count the tries of a read: a few at once, then after short growing pauses.
 
-    The time counts from the first try on, so that tries that copy much are fewer.
+    The time counts from the first try on, so that tries that copy much are fewer, but not fewer
+    than `LEAST_TRIES`; those that are late come at once.
 
     Raises
     ------
     ReadTimeoutError
-        When the time is up.
+        When the time is up, and so many were made.
 
     """
     deadline = clock() + timeout_s
     yield 0
     pause_s, attempt = _FIRST_PAUSE_S, 1
-    while (left_s := deadline - clock()) > 0:
-        if attempt >= _IMMEDIATE_RETRIES:
+    while (left_s := deadline - clock()) > 0 or attempt < LEAST_TRIES:
+        if attempt >= _IMMEDIATE_RETRIES and left_s > 0:
             time.sleep(min(pause_s, left_s))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         yield attempt

@@ -39,14 +39,27 @@ class Cells:
     value: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """The bars of a panel where all tickers have equally many; shapes (tickers, n)."""
+
+    time: NDArray[np.int64]
+    value: NDArray[np.float64]
+
+    def cells(self) -> Cells:
+        """Give the same one after the other."""
+        owner = np.repeat(np.arange(len(self.time)), self.time.shape[1])
+        return Cells(owner, self.time.ravel(), self.value.ravel())
+
+
 def to_frame(
-    cells: Cells, tickers: Sequence[Ticker], interval: str, last: int | None
+    bars: Cells | Grid, tickers: Sequence[Ticker], interval: str, last: int | None
 ) -> pd.DataFrame:
     """Lay bars out as a frame; NaN where a ticker has none.
 
     Parameters
     ----------
-    cells : Cells
+    bars : Cells or Grid
         At least the ``last`` newest bars of each ticker.
     tickers : sequence of Ticker
         The columns.
@@ -58,15 +71,37 @@ def to_frame(
     """
     zones = {ticker.time_zone for ticker in tickers}
     zone = zones.pop() if len(zones) == 1 else "UTC"
-    place, times = pd.factorize(cells.time, sort=True)  # by hashing: the times are few
-    if INTERVALS[interval] >= DAY_MS:
-        times, place = _by_date(cells, times, place, tickers, zone)
-    table = np.full((len(times), len(tickers)), np.nan)
-    table[place, cells.owner] = cells.value
+    is_daily = INTERVALS[interval] >= DAY_MS
+    times = _lines(bars, zone, is_daily=is_daily) if isinstance(bars, Grid) and not zones else None
+    if times is not None and isinstance(bars, Grid):
+        table = bars.value.T
+    else:
+        cells = bars.cells() if isinstance(bars, Grid) else bars
+        place, times = pd.factorize(cells.time, sort=True)  # by hashing: the times are few
+        if is_daily:
+            times, place = _by_date(cells, times, place, tickers, zone)
+        table = np.full((len(times), len(tickers)), np.nan)
+        table[place, cells.owner] = cells.value
     if last is not None:
         times, table = times[-last:], table[-last:]
     columns = pd.Index([ticker.symbol for ticker in tickers], dtype=object)
-    return pd.DataFrame(table, index=time_index(times, interval, zone), columns=columns)
+    index = time_index(times, interval, zone)
+    return pd.DataFrame(table, index=index, columns=columns, copy=False)
+
+
+def _lines(grid: Grid, zone: str, *, is_daily: bool) -> NDArray[np.int64] | None:
+    """Give the times of a panel's lines, if they are those of each of its tickers, one zone's.
+
+    So it is for most panels, and then the grid is the table already.
+    """
+    lines: NDArray[np.int64] = grid.time[0]
+    if not (grid.time == lines).all():
+        return None
+    if is_daily:
+        lines = _dates(lines, zone)
+    if not (lines[1:] > lines[:-1]).all():
+        return None
+    return _midnights(lines, zone) if is_daily else lines
 
 
 def _by_date(
@@ -90,10 +125,16 @@ def _by_date(
         place = place + len(times) * of_ticker[cells.owner]
     lines = line[place]
     used = np.bincount(lines, minlength=len(days)) > 0
-    midnights = pd.DatetimeIndex(days[used].astype("M8[ms]")).tz_localize(
-        zone, nonexistent="shift_forward", ambiguous=np.ones(int(used.sum()), np.bool_)
+    return _midnights(days[used], zone), (np.cumsum(used) - 1)[lines]
+
+
+def _midnights(days: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
+    """Give the times of the midnights of local dates; of an hour that comes twice, the first."""
+    midnights = pd.DatetimeIndex(days.astype("M8[ms]")).tz_localize(
+        zone, nonexistent="shift_forward", ambiguous=np.ones(len(days), np.bool_)
     )
-    return midnights.as_unit("ms").asi8, (np.cumsum(used) - 1)[lines]
+    times: NDArray[np.int64] = midnights.as_unit("ms").asi8
+    return times
 
 
 def _dates(times: NDArray[np.int64], zone: str) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from quoteshm.clock import Clock
     from quoteshm.shm.batch import Rows
     from quoteshm.shm.segment import Words
+
+_ONE: Final = np.uint64(1)
+_INT64: Final = np.dtype(np.int64)
+_FLOAT64: Final = np.dtype(np.float64)
 
 
 @dataclass(slots=True, eq=False)
@@ -47,10 +51,32 @@ class Closings:
 
 
 @dataclass(slots=True, eq=False)
+class RowStores:
+    """What goes into rows of a table: `table.part` of each, in this order.
+
+    Rows that are not written whole keep the rest of what they are.
+    """
+
+    rows: Rows
+    parts: list[tuple[slice, NDArray[np.void]]]
+    is_whole: bool = True
+    is_tick: bool = False  # what a tick changes, and no more
+
+
+@dataclass(slots=True, eq=False)
+class SeriesStores(RowStores):
+    """The same of series rows, and what goes into their entries."""
+
+    epochs: Words = field(kw_only=True)  # the even ones that they will have
+    updated: Words | np.uint64 = field(kw_only=True)
+
+
+@dataclass(slots=True, eq=False)
 class SeriesPlan:
     """The stores of one series kind."""
 
-    rows: list[tuple[Rows, Words]] = field(default_factory=list)
+    rows: list[SeriesStores] = field(default_factory=list)
+    forming: Ticks | None = None  # if that is all: the times of these forming bars
     closings: list[Closings] = field(default_factory=list)
     rewrites: list[Rewrite] = field(default_factory=list)
 
@@ -59,7 +85,7 @@ class SeriesPlan:
 class Plan:
     """The stores of one commit."""
 
-    quotes: list[tuple[Rows, Words]]
+    quotes: list[RowStores]
     series: list[SeriesPlan]
     header: Words
 
@@ -75,6 +101,8 @@ class Planner:
         Those enlisted, by row.
     revived : set of int
         Rows of tickers that come back after a removal.
+    seen : Seen
+        What is known of the rows that batches name.
     back_block : callable
         Backs the block of (kind, row, block) with memory.
 
@@ -85,10 +113,11 @@ class Planner:
         mapped: SegmentMap,
         tickers: Sequence[Ticker],
         revived: set[int],
+        seen: Seen,
         back_block: Callable[[KindGeometry, int, int], None],
     ) -> None:
         self._map, self._tickers, self._revived = mapped, tickers, revived
-        self._back_block = back_block
+        self._seen, self._back_block = seen, back_block
         self._full: SegmentFullError | None = None
         self._starved: set[int] = set()
         stable = latch.stable_buffer(mapped.epoch)
@@ -104,15 +133,16 @@ class Planner:
         BatchError, UnknownIntervalError, SegmentFullError
 
         """
-        known = tuple(kind.kind.interval for kind in self._map.geometry.kinds)
-        said = {t.interval for t in batch.ticks} | {h.interval for h in batch.histories}
-        if unknown := said.difference(known):
-            raise UnknownIntervalError(unknown.pop(), known)
+        known = self._map.intervals
+        for said in (batch.ticks, batch.histories):
+            for one in said:
+                if one.interval not in known:
+                    raise UnknownIntervalError(one.interval, known)
         self._updated_ms = batch.updated_ms
         now_ms, boot_ms = clock.wall_ms(), clock.boot_ms()
         confirmed_boot_ms = boot_ms - max(0, now_ms - batch.updated_ms)
         stamps = np.array((batch.updated_ms, confirmed_boot_ms, self._epoch), np.int64)
-        counted = np.uint64(layout.checked_word(len(self._tickers))).view(np.int64)
+        counted = layout.checked_word(len(self._tickers)) - (1 << 64)  # as its sign says
         header = (counted, batch.updated_ms, now_ms, boot_ms, self._epoch)
         plan = Plan(
             self._plan_quotes(batch, stamps.view(np.uint64)),
@@ -135,20 +165,20 @@ class Planner:
                 return
         self._starved.add(row)
 
-    def _plan_quotes(self, batch: Batch, stamps: Words) -> list[tuple[Rows, Words]]:
-        plan: list[tuple[Rows, Words]] = []
+    def _plan_quotes(self, batch: Batch, stamps: Words) -> list[RowStores]:
+        plan: list[RowStores] = []
         if self._revived:  # without the price of its former life
             rows = np.array(sorted(self._revived), np.intp)
             new = np.zeros((len(rows), layout.ROW_WORDS), np.uint64)
             new[:, table.FLAGS] = layout.ABSENT_WORD
             new[:, table.CHANGED_QUOTE] = self._epoch
-            plan.append((rows, new))
+            plan.append(_whole(rows, new))
         if batch.confirmed is not None:
-            self._check_rows(batch.confirmed)
-            new = self._quotes[batch.confirmed].copy()
+            confirmed = self._checked(batch.confirmed)
+            new = table.taken(self._quotes, confirmed)
             there = new[:, table.FLAGS] == layout.PRESENT_WORD
             if self._revived:
-                revived = np.isin(table.numbers(batch.confirmed), list(self._revived))
+                revived = np.isin(table.numbers(confirmed), list(self._revived))
                 there &= ~revived
                 new[revived] = 0
                 new[revived, table.FLAGS] = layout.ABSENT_WORD
@@ -157,58 +187,54 @@ class Planner:
                 new[:, table.STAMPS] = stamps
             else:  # where there is no quote, there is nothing to confirm
                 new[there, table.STAMPS] = stamps
-            plan.append((batch.confirmed, new))
-        plan += [(quotes.rows, self._new_quotes(quotes, stamps)) for quotes in batch.quotes]
+            plan.append(_whole(confirmed, new))
+        plan += [self._new_quotes(quotes, stamps) for quotes in batch.quotes]
         if batch.removed:
-            rows = np.array(batch.removed, np.intp)
-            self._check_rows(rows)
-            new = self._quotes[rows].copy()
+            gone = self._checked(np.array(batch.removed, np.intp))
+            new = table.taken(self._quotes, gone)
             new[:, table.FLAGS] = layout.REMOVED_WORD
             new[:, table.STAMPS] = stamps
-            plan.append((rows, new))
+            plan.append(_whole(gone, new))
         return plan
 
-    def _new_quotes(self, quotes: Quotes, stamps: Words) -> Words:
-        self._check_rows(quotes.rows)
-        n = table.length(quotes.rows)
-        _expect("quotes", "ts_ms", quotes.ts_ms, (n,), np.int64)
-        _expect("quotes", "values", quotes.values, (n, 6), np.float64)
-        new = np.zeros((n, layout.ROW_WORDS), np.uint64)
-        new[:, table.FLAGS] = layout.PRESENT_WORD
-        new[:, table.TS] = quotes.ts_ms.view(np.uint64)
-        new.view(np.float64)[:, table.VALUES] = quotes.values
-        new[:, table.STAMPS] = stamps
+    def _new_quotes(self, quotes: Quotes, stamps: Words) -> RowStores:
+        rows = self._checked(quotes.rows)
+        n = table.length(rows)
+        _expect("quotes", "ts_ms", quotes.ts_ms, (n,), _INT64)
+        _expect("quotes", "values", quotes.values, (n, 6), _FLOAT64)
+        blank = np.zeros((1, layout.ROW_WORDS), np.uint64)
+        blank[:, table.FLAGS] = layout.PRESENT_WORD
+        blank[:, table.STAMPS] = stamps
+        parts = [
+            (table.ROW, table.items(blank, table.ROW)),
+            (table.TIME_OF_QUOTE, table.items(quotes.ts_ms[:, None], table.TIME_OF_QUOTE)),
+            (table.VALUES, table.items(quotes.values, table.VALUES)),
+        ]
         if quotes.updated_ms is not None:
-            _expect("quotes", "updated_ms", quotes.updated_ms, (n,), np.int64)
-            new.view(np.int64)[:, table.UPDATED_MS] = quotes.updated_ms
-            new.view(np.int64)[:, table.UPDATED_BOOT_MS] = layout.UNCONFIRMED_BOOT_MS
-        return new
+            _expect("quotes", "updated_ms", quotes.updated_ms, (n,), _INT64)
+            updated = np.full((n, 2), layout.UNCONFIRMED_BOOT_MS, np.int64)
+            updated[:, 0] = quotes.updated_ms
+            parts.append((table.UPDATED_BOTH, table.items(updated, table.UPDATED_BOTH)))
+        return RowStores(rows, parts)
 
-    def _check_rows(self, rows: Rows) -> None:
-        """Refuse rows that nobody has enlisted, and rows given twice."""
-        count = len(self._tickers)
-        if isinstance(rows, slice):
-            start, stop = rows.start or 0, -1 if rows.stop is None else rows.stop
-            if not (rows.step is None and 0 <= start <= stop <= count):
-                raise BatchError(f"rows {rows}: expected a plain slice within 0 to {count}")
-            return
-        if not isinstance(rows, np.ndarray) or rows.dtype != np.intp or rows.ndim != 1:
-            raise BatchError(f"rows {rows!r:.80}: expected a slice, or intp numbers")
-        if len(rows) and not 0 <= rows.min() <= rows.max() < count:
-            raise BatchError(f"rows {rows.min()} to {rows.max()}: expected 0 to {count - 1}")
-        if not _distinct(rows):
-            raise BatchError("rows: found one given twice, expected distinct ones")
+    def _checked(self, rows: Rows) -> Rows:
+        """Give rows that are the planner's own, a slice where they are in a row.
+
+        Refuses rows that nobody has enlisted, and rows given twice.
+        """
+        return self._seen.checked(rows, len(self._tickers))
 
     def _plan_series(self, kind: KindGeometry, batch: Batch) -> SeriesPlan:
         """Plan one kind: ticks in columns, and histories one by one."""
         interval, plan = kind.kind.interval, SeriesPlan()
+        said = [ticks for ticks in batch.ticks if ticks.interval == interval]
+        if not (said or batch.histories or self._revived):
+            return plan
         histories: dict[int, History] = {
             row: History(interval, row, Bars.empty(), forming=False, replace=True)
             for row in self._revived
         }
-        said = [ticks for ticks in batch.ticks if ticks.interval == interval]
-        for ticks in said:
-            self._check_ticks(ticks)
+        said = [self._checked_ticks(ticks) for ticks in said]
         alone = {h.row for h in batch.histories if h.interval == interval} | self._revived
         alone |= _twice(said)
         columns: list[Ticks] = []
@@ -225,87 +251,119 @@ class Planner:
                 histories[one.row] = one
         if histories:
             self._plan_histories(kind, plan, histories)
+        elif len(columns) == 1:
+            plan.forming = columns[0]
         return plan
 
-    def _check_ticks(self, ticks: Ticks) -> None:
-        self._check_rows(ticks.rows)
-        n = table.length(ticks.rows)
-        _expect("ticks", "time", ticks.time, (n,), np.int64)
-        _expect("ticks", "ohlcv", ticks.ohlcv, (n, 5), np.float64)
+    def _checked_ticks(self, ticks: Ticks) -> Ticks:
+        """Give ticks whose rows are the planner's own."""
+        rows = self._checked(ticks.rows)
+        n = table.length(rows)
+        _expect("ticks", "time", ticks.time, (n,), _INT64)
+        _expect("ticks", "ohlcv", ticks.ohlcv, (n, 5), _FLOAT64)
+        return Ticks(ticks.interval, rows, ticks.time, ticks.ohlcv)
 
     def _plan_ticks(self, kind: KindGeometry, plan: SeriesPlan, ticks: Ticks) -> list[History]:
         """Plan one bar for each of many tickers; give back those whose block is full."""
-        rows, full = ticks.rows, list[History]()
-        new = self._series[kind.index][rows]
-        if isinstance(rows, slice):  # numbers have copied it
-            new = new.copy()
-        times = ticks.time.view(np.uint64)
-        ticked = (new[:, table.TIME] == times) & (
-            (new[:, table.SERIES_FLAGS] & layout.HAS_FORMING) != 0
-        )
-        if not ticked.all():
-            late = ticks.time < table.earliest(self._map, kind, self._series[kind.index], rows)
-            if late.any():
-                row = int(table.numbers(rows)[late][0])
-                raise BatchError(
-                    f"{self._tickers[row].symbol} {kind.kind.interval}: found a bar at "
-                    f"{int(ticks.time[late][0])} ms, older than what is published",
-                )
-            opened = np.flatnonzero(~ticked)
-            overflow = self._plan_openings(kind, plan, table.numbers(rows)[opened], new, opened)
-            for place in opened[overflow].tolist():
-                bar = Bars(ticks.time[place : place + 1], ticks.ohlcv[place : place + 1].T)
-                full.append(
-                    History(kind.kind.interval, int(table.numbers(rows)[place]), bar, forming=True)
-                )
-            new[:, table.TIME] = times
-            new[:, table.SERIES_FLAGS] |= layout.HAS_FORMING
-            table.seal(new)
-        new.view(np.float64)[:, table.OHLCV] = ticks.ohlcv
-        if full:
-            keep = np.ones(len(new), np.bool_)
-            keep[opened[overflow]] = False
-            rows, new = table.numbers(rows)[keep], new[keep]
-        self._stamp(kind, rows, new)
-        plan.rows.append((rows, new))
-        return full
+        rows = ticks.rows
+        if self._seen.is_forming(kind.index, ticks):
+            self._plan_going_on(kind, plan, ticks)
+            return []
+        stable = self._series[kind.index]
+        # A column first, then its rows: twice as fast as both at once.
+        going = stable[:, table.TIME][rows] == ticks.time.view(np.uint64)
+        going &= (stable[:, table.SERIES_FLAGS][rows] & layout.HAS_FORMING) != 0
+        # Counting is ten times faster than `any` and `all`, where there are few.
+        going_on = np.count_nonzero(going)
+        if going_on == len(going):
+            self._plan_going_on(kind, plan, ticks)
+            return []
+        late = ticks.time < table.earliest(self._map, kind, stable, rows)
+        if np.count_nonzero(late):
+            row = int(table.numbers(rows)[late][0])
+            raise BatchError(
+                f"{self._tickers[row].symbol} {kind.kind.interval}: found a bar at "
+                f"{int(ticks.time[late][0])} ms, older than what is published",
+            )
+        if going_on:
+            self._plan_going_on(kind, plan, _some(ticks, going))
+            ticks = _some(ticks, ~going)
+        return self._plan_openings(kind, plan, ticks)
 
-    def _plan_openings(
+    def _plan_going_on(self, kind: KindGeometry, plan: SeriesPlan, ticks: Ticks) -> None:
+        """Plan new values of forming bars: nothing else of their rows changes but the stamps."""
+        plan.rows.append(self._ticked(kind, ticks, [], is_tick=True))
+
+    def _ticked(
         self,
         kind: KindGeometry,
-        plan: SeriesPlan,
-        numbers: NDArray[np.intp],
-        new: Words,
-        opened: NDArray[np.intp],
-    ) -> NDArray[np.bool_]:
-        """Plan the bars that close because a new one opens; tell which have no room for it.
-
-        ``new`` are the rows to be, of which those at ``opened`` open a bar.
-        """
-        state = new[opened]
-        closing = (state[:, table.SERIES_FLAGS] & layout.HAS_FORMING) != 0
-        if kind.kind.capacity == 1:
-            closing[:] = False  # the forming bar is all that is kept
-        full: NDArray[np.bool_] = closing & (
-            state[:, table.START] + state[:, table.COUNT] >= kind.rows
+        ticks: Ticks,
+        parts: list[tuple[slice, NDArray[np.void]]],
+        *,
+        is_tick: bool = False,
+    ) -> SeriesStores:
+        """Add what every tick stores to ``parts`` of a row."""
+        epochs = self._entry_epochs(kind, ticks.rows)
+        moment = np.array([[self._updated_ms, self._epoch]], np.int64)
+        parts += [
+            (table.OHLCV, table.items(ticks.ohlcv, table.OHLCV)),
+            (table.EPOCH_OF_ENTRY, table.items(epochs[:, None], table.EPOCH_OF_ENTRY)),
+            (table.MOMENT, table.items(moment, table.MOMENT)),
+        ]
+        updated = moment.view(np.uint64)[0, 0]
+        return SeriesStores(
+            ticks.rows, parts, is_whole=False, is_tick=is_tick, epochs=epochs, updated=updated
         )
-        closing &= ~full
-        at = state[closing]
-        block, backed = at[:, table.REWRITES] & 1, layout.backed(at[:, table.REWRITES])
-        for place in np.flatnonzero((at[:, table.SERIES_FLAGS] & backed) == 0).tolist():
-            self._back(kind, int(numbers[closing][place]), int(block[place]))
-        if len(at):
-            words = table.last_word(kind, numbers[closing], at) + 1
-            plan.closings.append(
-                Closings(words, at[:, table.TIME], at.view(np.float64)[:, table.OHLCV])
-            )
-        state[closing, table.SERIES_FLAGS] |= backed
-        state[closing, table.COUNT] += 1
-        excess = np.maximum(state[:, table.COUNT].view(np.int64) - (kind.kind.capacity - 1), 0)
-        state[:, table.START] += excess.view(np.uint64)
-        state[:, table.COUNT] -= excess.view(np.uint64)
-        new[opened] = state
-        return full
+
+    def _plan_openings(self, kind: KindGeometry, plan: SeriesPlan, ticks: Ticks) -> list[History]:
+        """Plan the bars that open, and those that close by it; give back those without room."""
+        rows, stable, interval = ticks.rows, self._series[kind.index], kind.kind.interval
+        rewrites, start, count, flags = (stable[:, word][rows] for word in table.STANDS)
+        # With a capacity of 1 the forming bar is all that is kept.
+        closing = (flags & (layout.HAS_FORMING if kind.kind.capacity > 1 else 0)) != 0
+        end = start + count
+        full = closing & (end >= kind.rows)
+        if np.count_nonzero(full):
+            numbers = table.numbers(rows)
+            plan_later = [
+                History(
+                    interval,
+                    int(numbers[place]),
+                    Bars(ticks.time[place : place + 1], ticks.ohlcv[place : place + 1].T),
+                    forming=True,
+                )
+                for place in np.flatnonzero(full).tolist()
+            ]
+            return plan_later + self._plan_openings(kind, plan, _some(ticks, ~full))
+        block, backed = rewrites & _ONE, layout.backed(rewrites)
+        bare = closing & ((flags & backed) == 0)
+        if np.count_nonzero(bare):
+            for row, which in zip(table.numbers(rows)[bare].tolist(), block[bare], strict=True):
+                self._back(kind, row, int(which))
+        if closed := np.count_nonzero(closing):
+            words = table.word_at(kind, table.numbers(rows), block, end)
+            at = rows
+            if closed < len(closing):
+                at, words = table.numbers(rows)[closing], words[closing]
+            if isinstance(at, slice):  # views of the stable buffer, which a commit does not touch
+                bars = stable.view(np.float64)[at, table.OHLCV]
+            else:
+                bars = table.part(stable, table.OHLCV)[at][:, None].view(np.float64)
+            plan.closings.append(Closings(words, stable[:, table.TIME][at], bars))
+        new = np.empty((len(flags), 4), np.uint64)
+        kept = count + closing
+        excess = np.maximum(kept.view(np.int64) - (kind.kind.capacity - 1), 0).view(np.uint64)
+        new[:, 0] = start = start + excess
+        new[:, 1] = count = kept - excess
+        new[:, 2] = flags = (flags | backed * closing) | layout.HAS_FORMING
+        new[:, 3] = ticks.time.view(np.uint64)
+        check = layout.checks_of(rewrites, start, count, flags)
+        parts = [
+            (table.STANDING, table.items(new, table.STANDING)),
+            (table.CHECKED, table.items(check[:, None], table.CHECKED)),
+        ]
+        plan.rows.append(self._ticked(kind, ticks, parts))
+        return []
 
     def _plan_histories(
         self,
@@ -318,11 +376,11 @@ class Planner:
         for words, row in zip(new, rows.tolist(), strict=True):
             self._plan_history(kind, plan, words, histories[row])
         table.seal(new)
-        self._stamp(kind, rows, new)
+        stores = self._stamped(kind, rows, new)
         for words, row in zip(new, rows.tolist(), strict=True):
             if (updated_ms := histories[row].updated_ms) is not None:
                 words.view(np.int64)[table.LAST_UPDATE] = updated_ms
-        plan.rows.append((rows, new))
+        plan.rows.append(stores)
 
     def _plan_history(
         self, kind: KindGeometry, plan: SeriesPlan, words: Words, one: History
@@ -392,21 +450,31 @@ class Planner:
                 "by a replacement",
             )
 
-    def _stamp(self, kind: KindGeometry, rows: Rows, new: Words) -> None:
+    def _stamped(self, kind: KindGeometry, rows: Rows, new: Words) -> SeriesStores:
         """Complete new series rows with when, and with what their entries will say."""
-        new[:, table.ENTRY_EPOCH] = self._map.entries[kind.index][rows, table.EPOCH] + np.uint64(2)
+        new[:, table.ENTRY_EPOCH] = epochs = self._entry_epochs(kind, rows)
         new[:, table.LAST_UPDATE] = self._updated_ms
         new[:, table.CHANGED] = self._epoch
+        parts = [(table.ROW, table.items(new, table.ROW))]
+        return SeriesStores(rows, parts, epochs=epochs, updated=new[:, table.LAST_UPDATE])
+
+    def _entry_epochs(self, kind: KindGeometry, rows: Rows) -> Words:
+        """Give the even epochs that entries will have."""
+        return self._map.entries[kind.index][:, table.EPOCH][rows] + np.uint64(2)
+
+
+def _whole(rows: Rows, new: Words) -> RowStores:
+    return RowStores(rows, [(table.ROW, table.items(new, table.ROW))])
 
 
 # -- what a batch says twice -----------------------------------------------------------------
 
 
 def _expect(
-    of: str, name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: type[np.generic]
+    of: str, name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> None:
     if array.shape != shape or array.dtype != dtype:
-        found, expected = f"{array.dtype} {array.shape}", f"{np.dtype(dtype)} {shape}"
+        found, expected = f"{array.dtype} {array.shape}", f"{dtype} {shape}"
         raise BatchError(f"{of}, {name}: found {found}, expected {expected}")
 
 
@@ -414,10 +482,82 @@ def _check_history(one: History, count: int) -> None:
     if not 0 <= one.row < count:
         raise BatchError(f"row {one.row}: expected 0 to {count - 1}")
     n = len(one.bars)
-    _expect(f"row {one.row}", "time", one.bars.time, (n,), np.int64)
-    _expect(f"row {one.row}", "ohlcv", one.bars.ohlcv, (5, n), np.float64)
+    _expect(f"row {one.row}", "time", one.bars.time, (n,), _INT64)
+    _expect(f"row {one.row}", "ohlcv", one.bars.ohlcv, (5, n), _FLOAT64)
     if not (np.diff(one.bars.time) > 0).all():
         raise BatchError(f"row {one.row} {one.interval}: expected times that increase strictly")
+
+
+class Seen:
+    """What batches said last: a market says the same of the same rows again and again.
+
+    It spares looking at what is known. What is kept, and given, is a copy: what a caller makes of
+    its own array after a commit must not change what the next one brings up to date.
+    """
+
+    def __init__(self) -> None:
+        self._given: NDArray[np.intp] = np.empty(0, np.intp)
+        self._rows: Rows = slice(0, 0)
+        self._end = 0  # one more than the greatest
+        self._forming: dict[int, tuple[Rows, NDArray[np.int64]]] = {}  # by kind
+
+    def is_forming(self, kind: int, ticks: Ticks) -> bool:
+        """Tell whether all these bars are known to be the forming ones of their rows.
+
+        They may be so where this does not know it.
+        """
+        known = self._forming.get(kind)
+        if known is None:
+            return False
+        rows, time = known
+        return table.same(rows, ticks.rows) and table.equal(time, ticks.time)
+
+    def learn(self, kind: int, plan: SeriesPlan) -> None:
+        """Take note of a plan that is in force now."""
+        if not plan.rows:
+            return
+        ticks, known = plan.forming, self._forming.get(kind)
+        if all(one.is_tick for one in plan.rows):  # what is known holds on
+            if ticks is None or (known is not None and table.same(known[0], ticks.rows)):
+                return
+        elif ticks is None:
+            self._forming.pop(kind, None)
+            return
+        if ticks is not None:
+            self._forming[kind] = ticks.rows, ticks.time.copy()
+
+    def checked(self, rows: Rows, count: int) -> Rows:
+        """Give the same rows, a slice where they are in a row.
+
+        Raises
+        ------
+        BatchError
+            They are not distinct, or not within 0 to ``count``.
+
+        """
+        if isinstance(rows, slice):
+            start, stop = rows.start or 0, -1 if rows.stop is None else rows.stop
+            if not (rows.step is None and 0 <= start <= stop <= count):
+                raise BatchError(f"rows {rows}: expected a plain slice within 0 to {count}")
+            return slice(start, stop)
+        if not isinstance(rows, np.ndarray) or rows.dtype != np.intp or rows.ndim != 1:
+            raise BatchError(f"rows {rows!r:.80}: expected a slice, or intp numbers")
+        if not (self._end <= count and table.equal(rows, self._given)):
+            self._look_at(rows, count)
+        return self._rows
+
+    def _look_at(self, rows: NDArray[np.intp], count: int) -> None:
+        n = len(rows)
+        if n and not 0 <= rows.min() <= rows.max() < count:
+            raise BatchError(f"rows {rows.min()} to {rows.max()}: expected 0 to {count - 1}")
+        if n and rows[-1] - rows[0] == n - 1 and (rows[1:] > rows[:-1]).all():
+            self._rows = slice(int(rows[0]), int(rows[0]) + n)
+        elif not _distinct(rows):
+            raise BatchError("rows: found one given twice, expected distinct ones")
+        else:
+            self._rows = rows.copy()
+        self._given = rows.copy()
+        self._end = int(rows.max()) + 1 if n else 0
 
 
 def _distinct(rows: NDArray[np.intp]) -> bool:
@@ -457,11 +597,13 @@ def _apart(ticks: Ticks, alone: set[int]) -> list[History]:
 
 def _without(ticks: Ticks, rows: set[int]) -> Ticks:
     """Leave rows out of ticks."""
-    if not rows:
-        return ticks
-    numbers = table.numbers(ticks.rows)
-    keep = ~np.isin(numbers, list(rows))
-    return Ticks(ticks.interval, numbers[keep], ticks.time[keep], ticks.ohlcv[keep])
+    return _some(ticks, ~np.isin(table.numbers(ticks.rows), list(rows))) if rows else ticks
+
+
+def _some(ticks: Ticks, keep: NDArray[np.bool_]) -> Ticks:
+    """Give ticks of some rows."""
+    numbers = table.numbers(ticks.rows)[keep]
+    return Ticks(ticks.interval, numbers, ticks.time[keep], ticks.ohlcv[keep])
 
 
 def _fold_in(histories: dict[int, History], later: History) -> None:

@@ -87,6 +87,8 @@ class SegmentMap:
         through it. `words` is the same as an array.
     quotes, series : per buffer (and kind), ndarray of u64, shape (max_tickers, 16)
         Rows as words.
+    quote_items, series_items : the same rows, ndarray of void, shape (max_tickers,)
+        For what copies rows, or neighbouring words of them, as one item each: see `table.field`.
     entries : per kind, ndarray of u64, shape (max_tickers, 4)
     blocks : per kind, ndarray of u64, one-dimensional
         All blocks of the kind; `float_blocks` are the same words as float64.
@@ -105,6 +107,9 @@ class SegmentMap:
         self.series = [
             [self._rows(self.series_offset(b, k.index, 0), n) for k in g.kinds] for b in (0, 1)
         ]
+        self.quote_items = [table.whole(rows) for rows in self.quotes]
+        self.series_items = [[table.whole(rows) for rows in kinds] for kinds in self.series]
+        self.intervals = tuple(kind.kind.interval for kind in g.kinds)
         entry_nbytes = layout.ENTRY.itemsize
         self.entries = [
             self._words(g.entries_offset + k.index * n * entry_nbytes, n * layout.ENTRY_WORDS)
@@ -256,8 +261,10 @@ def check_flags(states: Words) -> None:
 
     """
     flags = states[:, 0]
-    good = (flags == layout.PRESENT_WORD) | (flags == layout.REMOVED_WORD)
-    good |= flags == layout.ABSENT_WORD
+    good = flags == layout.PRESENT_WORD
+    if good.all():  # as it is nearly always
+        return
+    good |= (flags == layout.REMOVED_WORD) | (flags == layout.ABSENT_WORD)
     if not good.all():
         good |= (states == 0).all(axis=1)  # nothing was ever published there
         _all("quote flags", flags, good, "present or removed, and the complement")
@@ -820,7 +827,7 @@ class WriterLock:
 
         """
         self.path = segment_path.with_name(segment_path.name + ".lock")
-        self._fd = OwnedFd(self._open())
+        self.fd = OwnedFd(self._open())
         try:
             self._take(segment_path)
         except BaseException:
@@ -830,7 +837,7 @@ class WriterLock:
     def _take(self, segment_path: Path) -> None:
         for _ in range(_LOOKS):
             with _told(self.path):
-                is_ours = _try_lock(self._fd.number)
+                is_ours = _try_lock(self.fd.number)
             if is_ours:
                 return self._sign()
             pid = self._pid()
@@ -843,8 +850,8 @@ class WriterLock:
         """Leave the pid for others to read; the lock holds without it."""
         text = b"%d\n" % os.getpid()
         with contextlib.suppress(OSError):  # no memory left, not even for this
-            os.pwrite(self._fd.number, text, 0)
-            os.ftruncate(self._fd.number, len(text))
+            os.pwrite(self.fd.number, text, 0)
+            os.ftruncate(self.fd.number, len(text))
 
     def _open(self) -> int:
         try:
@@ -866,15 +873,15 @@ class WriterLock:
 
     def _pid(self) -> int | None:
         with contextlib.suppress(OSError):
-            text = os.pread(self._fd.number, 32, 0).strip()
+            text = os.pread(self.fd.number, 32, 0).strip()
             return int(text) if text.isdigit() else None
         return None
 
     @property
     def is_held(self) -> bool:
         """Whether it is held here: not after `release`, and not in a forked child."""
-        return self._fd.number >= 0
+        return self.fd.number >= 0
 
     def release(self) -> None:
         """Let go; harmless twice."""
-        self._fd.close()
+        self.fd.close()

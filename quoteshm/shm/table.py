@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 # Columns of rows that are seen as words.
 FLAGS: Final = layout.word(layout.QUOTE_ROW, "flags")
 TS: Final = layout.word(layout.QUOTE_ROW, "ts_ms")
+TIME_OF_QUOTE: Final = slice(TS, TS + 1)
 VALUES: Final = slice(
     layout.word(layout.QUOTE_ROW, "open"),
     layout.word(layout.QUOTE_ROW, "prev_close") + 1,
 )
-UPDATED_MS: Final = layout.word(layout.QUOTE_ROW, "updated_ms")
-UPDATED_BOOT_MS: Final = layout.word(layout.QUOTE_ROW, "updated_boot_ms")
+UPDATED_BOTH: Final = slice(
+    layout.word(layout.QUOTE_ROW, "updated_ms"),
+    layout.word(layout.QUOTE_ROW, "updated_boot_ms") + 1,
+)  # by either clock
 CHANGED_QUOTE: Final = layout.word(layout.QUOTE_ROW, "changed_epoch")
 STATE: Final = slice(
     FLAGS, CHANGED_QUOTE + 1, CHANGED_QUOTE
@@ -33,6 +36,8 @@ STAMPS: Final = slice(
     layout.word(layout.QUOTE_ROW, "updated_ms"),
     layout.word(layout.QUOTE_ROW, "changed_epoch") + 1,
 )
+
+ROW: Final = slice(0, layout.ROW_WORDS)
 
 REWRITES: Final = layout.word(layout.SERIES_ROW, "rewrites")
 START: Final = layout.word(layout.SERIES_ROW, "start")
@@ -44,14 +49,65 @@ OHLCV: Final = slice(
     layout.word(layout.SERIES_ROW, "volume") + 1,
 )
 ENTRY_EPOCH: Final = layout.word(layout.SERIES_ROW, "entry_epoch")
+EPOCH_OF_ENTRY: Final = slice(ENTRY_EPOCH, ENTRY_EPOCH + 1)
 LAST_UPDATE: Final = layout.word(layout.SERIES_ROW, "last_update_ms")
 CHANGED: Final = layout.word(layout.SERIES_ROW, "changed_epoch")
 RESTATEMENTS: Final = layout.word(layout.SERIES_ROW, "restatements")
 CHECK: Final = layout.word(layout.SERIES_ROW, "check")
+CHECKED: Final = slice(CHECK, CHECK + 1)
+STANDS: Final = (REWRITES, START, COUNT, SERIES_FLAGS)  # where the closed bars are
+STANDING: Final = slice(START, TIME + 1)  # what of it a bar that opens changes
+MOMENT: Final = slice(LAST_UPDATE, CHANGED + 1)
 
 EPOCH, UPDATED, BEGUN = (
     layout.word(layout.ENTRY, name) for name in ("epoch", "last_update_ms", "rewrites_begun")
 )
+
+
+def part(rows: NDArray[Any], words: slice) -> NDArray[np.void]:
+    """View neighbouring words of each row as one item.
+
+    NumPy copies such items two to six times faster than the words one by one.
+    """
+    return rows[:, words].view(_item(words))[:, 0]
+
+
+def whole(rows: NDArray[Any]) -> NDArray[np.void]:
+    """View rows as one item each."""
+    return rows.view(_item(ROW))[:, 0]
+
+
+def field(rows: NDArray[np.void], words: slice) -> NDArray[np.void]:
+    """View neighbouring words of each row that `whole` gave as one item: as `part`, but quicker."""
+    return rows.getfield(_item(words), 8 * words.start)
+
+
+def equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Tell whether two arrays are the same: at half the cost of `np.array_equal`."""
+    return a.shape == b.shape and not np.count_nonzero(a != b)
+
+
+def items(values: NDArray[Any], words: slice) -> NDArray[np.void]:
+    """View a table of values, a row of it for each item, as what `part` gives.
+
+    Of a table of one row there is one item for all rows.
+    """
+    return np.ascontiguousarray(values).view(_item(words))[:, 0]
+
+
+def _item(words: slice) -> np.dtype[np.void]:
+    count: int = words.stop - words.start
+    return _ITEMS[count]
+
+
+_ITEMS: Final[list[np.dtype[np.void]]] = [
+    np.dtype(f"V{8 * n}") for n in range(layout.ROW_WORDS + 1)
+]
+
+
+def taken(rows_of: Words, rows: Rows) -> Words:
+    """Copy rows, those that are numbered one by one as fast as NumPy can."""
+    return rows_of[rows].copy() if isinstance(rows, slice) else rows_of.take(rows, axis=0)
 
 
 def seal(rows: Words) -> None:
@@ -73,14 +129,22 @@ def same(a: Rows, b: Rows) -> bool:
     """Tell whether both are the same rows, in the same order."""
     if isinstance(a, slice) or isinstance(b, slice):
         return isinstance(a, slice) and isinstance(b, slice) and a == b
-    return a is b or np.array_equal(a, b)
+    return a is b or equal(a, b)
 
 
 def last_word(kind: KindGeometry, numbers: NDArray[np.intp], state: Words) -> NDArray[np.intp]:
     """Give the word of each row's newest closed bar's time, within the kind's blocks."""
-    block = 2 * numbers + (state[:, REWRITES] & 1).astype(np.intp)
-    end = (state[:, START] + state[:, COUNT]).astype(np.intp)
-    words: NDArray[np.intp] = block * (kind.block_nbytes // 8) + end - 1
+    block = state[:, REWRITES] & np.uint64(1)
+    return word_at(kind, numbers, block, state[:, START] + state[:, COUNT]) - 1
+
+
+def word_at(
+    kind: KindGeometry, numbers: NDArray[np.intp], block: Words, place: Words
+) -> NDArray[np.intp]:
+    """Give the word of the time at a place of each row's block, within the kind's blocks."""
+    words: NDArray[np.intp] = 2 * numbers + block.view(np.intp)
+    words *= kind.block_nbytes // 8
+    words += place.view(np.intp)
     return words
 
 
@@ -124,7 +188,7 @@ def earliest(
     """Give the earliest time that a tick of each row may have."""
     earliest = stable[rows, TIME].view(np.int64)
     idle = (stable[rows, SERIES_FLAGS] & layout.HAS_FORMING) == 0
-    if idle.any():
+    if np.count_nonzero(idle):
         resting = numbers(rows)[idle]
         state = stable[resting]
         words = last_word(kind, resting, state)

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quoteshm.errors import (
     BatchError,
@@ -35,17 +36,21 @@ from quoteshm.shm.batch import Batch, Ticks
 from quoteshm.shm.fence import fences
 from quoteshm.shm.futex import waker
 from quoteshm.shm.layout import Geometry, KindGeometry
-from quoteshm.shm.plan import Plan, Planner, SeriesPlan
+from quoteshm.shm.plan import Plan, Planner, RowStores, Seen, SeriesPlan
 from quoteshm.shm.segment import OwnedFd, SegmentMap, SegmentSpec, WriterLock
+from quoteshm.shm.single import Place, Single, SinglePath, batch_of, said
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from quoteshm.clock import Clock
-    from quoteshm.shm.batch import Rows
     from quoteshm.shm.segment import Words
 
-_ALL: Final = slice(0, None)
+Items = NDArray[np.void]
+#: Rows that the last commit changed, and whether it wrote only what a tick changes.
+Dirty = tuple[slice | NDArray[np.intp], bool]
+
+_ALL: Final[Dirty] = (slice(0, None), False)
+_ONE: Final = np.uint64(1)
+_COLUMNS: Final = np.arange(1, 6)  # of a block, those behind the time
 _MAP_NORESERVE: Final = 0x4000  # Linux; not named by the mmap module before Python 3.13
 
 
@@ -84,6 +89,7 @@ class SegmentWriter:
         self._tickers: list[Ticker] = []
         self._row_of: dict[str, int] = {}
         self._revived: set[int] = set()
+        self._seen = Seen()
         self._is_closed = False
         self._use(mapped, fd)
 
@@ -215,14 +221,18 @@ class SegmentWriter:
         """Write into this mapping from now on, taking every row for changed."""
         self._map, self._fd = mapped, None if fd is None else OwnedFd(fd)
         self._epoch = latch.stable_epoch(mapped.epoch)
+        self._single = SinglePath(mapped, self._release)
+        self._dirty_one: Place | None = None  # stands for the two lists where it is not None
         self._catch_up_all()
         address = np.frombuffer(mapped.buffer, np.uint8, 8, layout.EPOCH_OFFSET).ctypes.data
         self._wake = waker(address)
 
     def _catch_up_all(self) -> None:
-        """Take every row for changed by the last commit."""
-        self._dirty_quotes: list[Rows] = [_ALL]
-        self._dirty_series: list[list[Rows]] = [[_ALL] for _ in self._map.geometry.kinds]
+        """Take every row for changed by the last commit, and nothing for known."""
+        self._seen = Seen()
+        self._dirty_one = None
+        self._dirty_quotes: list[Dirty] = [_ALL]
+        self._dirty_series: list[list[Dirty]] = [[_ALL] for _ in self._map.geometry.kinds]
 
     def _adopt(self) -> None:
         """Carry on in a segment that another writer left, in whatever state."""
@@ -282,9 +292,11 @@ class SegmentWriter:
 
     def _check_open(self) -> None:
         """Refuse to write once the lock is gone: the segment may be another writer's by now."""
+        lock = self._lock
         if self._is_closed:
             raise SegmentError(f"{self.spec.path}: this writer is closed")
-        if self._is_in_child:
+        # As `_is_in_child`, whose calls would cost a single tick more than its stores.
+        if lock is not None and lock.fd.number < 0:
             raise SegmentError(f"{self.spec.path}: this writer is the parent process's")
 
     @property
@@ -366,6 +378,13 @@ class SegmentWriter:
         view.flags.writeable = False
         return view
 
+    def quote_of(self, row: int) -> tuple[float, ...] | None:
+        """Give open, high, low, price, volume and previous close of a row's stable quote.
+
+        Nothing where there is none. The fastest way to one.
+        """
+        return self._single.quote(row, self._epoch)
+
     def history(self, row: int, interval: str) -> tuple[Bars, bool]:
         """Copy all bars of a series, the forming one last; and tell whether there is one.
 
@@ -405,6 +424,27 @@ class SegmentWriter:
         kind = self._kind(ticks.interval)
         stable = self._map.series[self._back ^ 1][kind.index]
         return ticks.time < table.earliest(self._map, kind, stable, ticks.rows)
+
+    def goes_on(self, ticks: Ticks) -> bool:
+        """Tell whether all these bars are known to be the forming ones of their rows.
+
+        So it is when the batch before said the same times of the same rows, and of one row always;
+        nothing is said of others. None of them is late then, and none closes a bar.
+
+        Raises
+        ------
+        UnknownIntervalError
+
+        """
+        kind = self._kind(ticks.interval).index
+        if table.length(ticks.rows) != 1 or len(ticks.time) != 1:
+            return self._seen.is_forming(kind, ticks)
+        row = ticks.rows.start or 0 if isinstance(ticks.rows, slice) else int(ticks.rows[0])
+        return self.is_forming(row, ticks.interval, ticks.time.item())
+
+    def is_forming(self, row: int, interval: str, time_ms: int) -> bool:
+        """Tell whether a series has a forming bar that began at this time."""
+        return self._single.is_forming(row, interval, time_ms, self._epoch)
 
     # -- tickers -----------------------------------------------------------------------------
 
@@ -464,16 +504,83 @@ class SegmentWriter:
 
         """
         self._check_open()
-        planner = Planner(self._map, self._tickers, self._revived, self._back_block)
+        tick = None if self._revived else said(batch)
+        one = None
+        if tick is not None:
+            count = len(self._tickers)
+            one = self._single.plan(*tick, self._epoch, count, self._clock)
+        if one is None:
+            self._write_many(batch)
+        else:
+            self._commit_one(one)
+        self._wake()
+        return self._epoch
+
+    def write_tick(
+        self,
+        row: int,
+        interval: str,
+        bar: Sequence[float],
+        quote: Sequence[float] | None = None,
+        updated_ms: int | None = None,
+    ) -> int:
+        """Publish the newest bar of one series, and its ticker's quote: the fastest way for one.
+
+        It is what `write_data` does with a batch of one tick, without an array.
+
+        Parameters
+        ----------
+        row : int
+            Of the ticker, as `enlist` gave it.
+        interval : str
+            Of the bar.
+        bar : sequence
+            Its start, milliseconds UTC, an int; then open, high, low, close, volume.
+        quote : sequence, optional
+            When the price was made, milliseconds UTC, an int; then open, high, low, price, volume,
+            previous close; NaN where unknown.
+        updated_ms : int, optional
+            When it was confirmed; now, if left out.
+
+        Returns
+        -------
+        int
+            The new stable epoch.
+
+        Raises
+        ------
+        BatchError, UnknownIntervalError, SegmentFullError
+            As `write_data` does.
+
+        """
+        self._check_open()
+        one = None
+        if not self._revived:
+            one = self._single.plan(
+                row, interval, bar, quote, updated_ms,
+                self._epoch, len(self._tickers), self._clock,
+            )  # fmt: skip
+        if one is None:
+            if updated_ms is None:
+                updated_ms = self._clock.wall_ms()
+            self._write_many(batch_of(row, interval, bar, quote, updated_ms))
+        else:
+            self._commit_one(one)
+        self._wake()
+        return self._epoch
+
+    def _write_many(self, batch: Batch) -> None:
+        """Publish a batch of any kind."""
+        planner = Planner(self._map, self._tickers, self._revived, self._seen, self._back_block)
         plan = planner.plan(batch, self._clock)
         try:
             self._commit(plan)
         except BaseException:
             self._adopt_own()
             raise
+        for index, series in enumerate(plan.series):
+            self._seen.learn(index, series)
         self._revived.clear()
-        self._wake()
-        return self._epoch
 
     def _adopt_own(self) -> None:
         """Treat an exception in the middle of a commit as a death and an adoption."""
@@ -481,35 +588,61 @@ class SegmentWriter:
         self._adopt()
         self._tickers, self._row_of = tickers, row_of  # those enlisted stay so
 
+    def _commit_one(self, one: Single) -> None:
+        """Make the stores of one tick: what `_commit` does, on two rows."""
+        epoch = self._epoch
+        try:
+            self._single.commit(one, epoch, self._dirty_one, self._catch_up_rows)
+            self._epoch, self._dirty_one = epoch + 2, one[0]
+        except BaseException:
+            self._adopt_own()
+            raise
+
+    def _catch_up_rows(self) -> None:
+        """Bring the back buffer up to date after a commit that was no single tick."""
+        m, back = self._map, self._back
+        _catch_up(m.quote_items[back], m.quote_items[back ^ 1], self._dirty_quotes, ())
+        for k, changed in enumerate(self._dirty_series):
+            _catch_up(m.series_items[back][k], m.series_items[back ^ 1][k], changed, ())
+
+    def _spread(self, place: Place) -> None:
+        """Say what a single tick changed as an ordinary commit's changes are said."""
+        kind, row, has_quote = place
+        rows = slice(row, row + 1)
+        self._dirty_quotes = [(rows, False)] if has_quote else []
+        self._dirty_series = [[] for _ in self._map.geometry.kinds]
+        self._dirty_series[kind].append((rows, True))
+        self._dirty_one = None
+
     def _commit(self, plan: Plan) -> None:
         """Make the plan's stores. Nothing in here allocates, checks or decides."""
         m, back, epoch = self._map, self._back, self._epoch
         stable = back ^ 1
-        touched = [[rows for rows, _ in p.rows] for p in plan.series]
+        quotes, series_of = m.quote_items, m.series_items
+        if self._dirty_one is not None:
+            self._spread(self._dirty_one)
         m.cells[layout.EPOCH_WORD] = epoch + 1
         self._release()  # pairs with the reader's fence before its second load
-        for entries, groups in zip(m.entries, touched, strict=True):
-            for rows in groups:
-                entries[rows, table.EPOCH] |= 1
-        _catch_up(m.quotes[back], m.quotes[stable], self._dirty_quotes, plan.quotes)
+        for entries, series in zip(m.entries, plan.series, strict=True):
+            for one in series.rows:
+                entries[:, table.EPOCH][one.rows] = one.epochs - _ONE
+        _catch_up(quotes[back], quotes[stable], self._dirty_quotes, plan.quotes)
         for k, series in enumerate(plan.series):
-            _catch_up(m.series[back][k], m.series[stable][k], self._dirty_series[k], series.rows)
+            _catch_up(series_of[back][k], series_of[stable][k], self._dirty_series[k], series.rows)
         for kind, series in zip(m.geometry.kinds, plan.series, strict=True):
             self._store_bars(kind, series)
-            for rows, new in series.rows:
-                m.series[back][kind.index][rows] = new
-        for rows, new in plan.quotes:
-            m.quotes[back][rows] = new
+            _store_rows(series_of[back][kind.index], series.rows)
+        _store_rows(quotes[back], plan.quotes)
         m.headers[back][: len(plan.header)] = plan.header
         m.superblock["last_update_ms"] = plan.header.view(np.int64)[1]
         self._release()  # pairs with the reader's fence behind its first load
         m.cells[layout.EPOCH_WORD] = self._epoch = epoch + 2
-        self._dirty_quotes = [rows for rows, _ in plan.quotes]
-        self._dirty_series = touched
+        self._dirty_quotes = [(one.rows, one.is_tick) for one in plan.quotes]
+        self._dirty_series = [[(one.rows, one.is_tick) for one in s.rows] for s in plan.series]
         for entries, series in zip(m.entries, plan.series, strict=True):
-            for rows, new in series.rows:
-                entries[rows, table.UPDATED] = new[:, table.LAST_UPDATE]
-                entries[rows, table.EPOCH] = new[:, table.ENTRY_EPOCH]
+            for one in series.rows:
+                entries[:, table.UPDATED][one.rows] = one.updated
+                entries[:, table.EPOCH][one.rows] = one.epochs
 
     def _store_bars(self, kind: KindGeometry, series: SeriesPlan) -> None:
         """Store closed bars where no reader looks yet."""
@@ -523,16 +656,14 @@ class SegmentWriter:
             values[:, window] = one.bars.ohlcv
         for closing in series.closings:
             m.blocks[kind.index][closing.words] = closing.time
-            for column in range(5):
-                words = closing.words + (column + 1) * kind.rows
-                m.float_blocks[kind.index][words] = closing.ohlcv[:, column]
+            words = closing.words[:, None] + _COLUMNS * kind.rows
+            m.float_blocks[kind.index][words] = closing.ohlcv
 
     def _back_block(self, kind: KindGeometry, row: int, block: int) -> None:
-        """Back a block with memory; harmless where it is."""
-        if self._fd is None:
-            return
+        """Back a block with memory, all its pages touched; harmless where it is."""
         offset = kind.block_offset(row, block)
-        segment.allocate(self._fd.number, self.spec.path, offset, kind.block_nbytes)
+        if self._fd is not None:
+            segment.allocate(self._fd.number, self.spec.path, offset, kind.block_nbytes)
         segment.populate(self._map.buffer, offset, kind.block_nbytes)
 
     # -- replacement -------------------------------------------------------------------------
@@ -596,11 +727,11 @@ class SegmentWriter:
                 closed = table.newest(closed, kind.kind.capacity - (1 if forming else 0))
                 if not len(closed):
                     continue
+                offset = kind.block_offset(row, 0)
                 if fd is not None:
-                    offset = kind.block_offset(row, 0)
                     path = segment.temporary_path(spec.path)
                     segment.allocate(fd, path, offset, kind.block_nbytes)
-                    segment.populate(new.buffer, offset, kind.block_nbytes)
+                segment.populate(new.buffer, offset, kind.block_nbytes)
                 times, values = new.columns(kind, row, 0)
                 times[: len(closed)] = closed.time.view(np.uint64)
                 values[:, : len(closed)] = closed.ohlcv
@@ -621,6 +752,7 @@ def _anonymous_map(spec: SegmentSpec, clock: Clock) -> SegmentMap:
         why = os.strerror(error.errno or 0)
         raise SegmentError(f"{geometry.size} bytes of memory: {why}") from error
     mapped = SegmentMap(memory, geometry)
+    segment.populate(memory, 0, geometry.kinds[0].blocks_offset)
     segment.fill(mapped, spec, clock)
     segment.complete(mapped)
     return mapped
@@ -664,13 +796,19 @@ def _check_ticker(ticker: Ticker) -> None:
         raise BatchError(f"{found}: expected an IANA name") from None
 
 
-def _catch_up(
-    back: Words, stable: Words, dirty: list[Rows], planned: list[tuple[Rows, Words]]
-) -> None:
+def _catch_up(back: Items, stable: Items, dirty: list[Dirty], planned: Sequence[RowStores]) -> None:
     """Bring rows of the back buffer up to date that the last commit changed.
 
-    Those that this commit writes whole need not be.
+    Those that this commit writes whole need not be; nor those of which the last one wrote what a
+    tick changes, and this one writes that again.
     """
-    for rows in dirty:
-        if not any(table.same(rows, other) for other, _ in planned):
+    for rows, was_tick in dirty:
+        if not any((one.is_whole or was_tick) and table.same(rows, one.rows) for one in planned):
             back[rows] = stable[rows]
+
+
+def _store_rows(back: Items, planned: Sequence[RowStores]) -> None:
+    """Store new rows in the back buffer."""
+    for one in planned:
+        for words, new in one.parts:
+            table.field(back, words)[one.rows] = new

@@ -93,7 +93,7 @@ class Stamped:
     # -- batches -----------------------------------------------------------------------------
 
     def _batch(self, kinds: Sequence[SeriesKind]) -> Batch:
-        """Make the next batch: ticks of all or of some, new bars, several bars, or rewrites."""
+        """Make the next batch: ticks of all, of some or of one, new bars, several, or rewrites."""
         rng = self._rng
         self._stamp += 1
         plain = [t for t, interval in self._stands if interval == FINEST and t != LEDGER]
@@ -101,6 +101,8 @@ class Stamped:
         if dice < 0.15:
             some = rng.sample(plain, rng.randint(1, 3))
             return [*self._histories(some, kinds), *self._ticks((), kinds, opening={LEDGER})]
+        if dice > 0.8:
+            return self._ticks((), kinds[:1])
         some = plain if dice < 0.5 else sorted(rng.sample(plain, rng.randint(1, len(plain))))
         share = rng.choice((0.0, 0.0, 0.3, 1.0))
         opening = {ticker for ticker in (*some, LEDGER) if rng.random() < share}

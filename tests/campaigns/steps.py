@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quoteshm.shm import segment, writer
 from quoteshm.shm.segment import WriterLock
+from quoteshm.shm.single import SinglePath
 from quoteshm.shm.writer import SegmentWriter
 
 if TYPE_CHECKING:
@@ -48,25 +49,38 @@ def _steps() -> tuple[Step, ...]:
     run, made, other, stop = ("run",), ("fresh", "other"), ("other",), ("stop",)
     commit, bars = SegmentWriter._commit, SegmentWriter._store_bars
     adopt, replace = SegmentWriter._adopt, SegmentWriter._replace
+    single = SinglePath.commit
     create, copy = segment.create, SegmentWriter._copy_into
     often = [
-        Step("commit: planned", SegmentWriter.write_data, "self._commit(plan)"),
+        Step("commit: planned", SegmentWriter._write_many, "self._commit(plan)"),
         Step("commit: odd", commit, "fence before its second load"),
-        Step("commit: an entry odd", commit, "entries[rows, table.EPOCH] |= 1"),
-        Step("commit: entries odd", commit, "_catch_up(m.quotes[back]"),
+        Step("commit: an entry odd", commit, "table.EPOCH][one.rows] = one.epochs - _ONE"),
+        Step("commit: entries odd", commit, "_catch_up(quotes[back]"),
         Step("commit: in the catch-up", writer._catch_up, "back[rows] = stable[rows]"),
-        Step("commit: quotes caught up", commit, "_catch_up(m.series[back]"),
+        Step("commit: quotes caught up", commit, "_catch_up(series_of[back]"),
         Step("commit: caught up", commit, "self._store_bars(kind, series)"),
-        Step("commit: bars stored", commit, "m.series[back][kind.index][rows] = new"),
-        Step("commit: series rows", commit, "for rows, new in plan.quotes:"),
-        Step("commit: a quote row", commit, "m.quotes[back][rows] = new"),
+        Step("commit: bars stored", commit, "_store_rows(series_of[back][kind.index]"),
+        Step("commit: a part of rows", writer._store_rows, "table.field(back, words)[one.rows] = "),
+        Step("commit: series rows", commit, "_store_rows(quotes[back], plan.quotes)"),
         Step("commit: quote rows", commit, "m.headers[back][: len(plan.header)] = plan.header"),
         Step("commit: header", commit, 'm.superblock["last_update_ms"] = '),
         Step("commit: before even", commit, "fence behind its first load"),
-        Step("commit: even", commit, "self._dirty_quotes = [rows for rows"),
-        Step("commit: an entry's time", commit, "entries[rows, table.UPDATED] = new"),
-        Step("commit: an entry half", commit, "entries[rows, table.EPOCH] = new"),
+        Step("commit: even", commit, "self._dirty_quotes = [(one.rows"),
+        Step("commit: an entry's time", commit, "table.UPDATED][one.rows] = one.updated"),
+        Step("commit: an entry half", commit, "table.EPOCH][one.rows] = one.epochs\n"),
         Step("commit: done", SegmentWriter.write_data, "self._wake()"),
+        Step("single: planned", SegmentWriter._commit_one, "self._single.commit("),
+        Step("single: odd", single, "fence before its second load"),
+        Step("single: before the entry", single, "= entry_epoch - 1"),
+        Step("single: entry odd", single, "if dirty is None:"),
+        Step("single: caught up", single, "] = values"),
+        Step("single: series row", single, "if quote:"),
+        Step("single: quote row", single, "] = header"),
+        Step("single: header", single, "_LAST_UPDATE_CELL] ="),
+        Step("single: before even", single, "fence behind its first load"),
+        Step("single: even", single, "_ENTRY_UPDATED] ="),
+        Step("single: entry half", single, "_ENTRY_EPOCH] = entry_epoch\n"),
+        Step("single: done", SegmentWriter._commit_one, "self._epoch, self._dirty_one ="),
         Step("rewrite: before", bars, "m.cells[m.entry_word(kind.index, one.row)"),
         Step("rewrite: begun", bars, "times, values = m.columns("),
         Step("rewrite: no times", bars, "times[window] = one.bars.time"),

@@ -17,6 +17,7 @@ from quoteshm.market.bars import (
     Flaw,
     Merge,
     Problem,
+    is_sound,
     merge,
     sound,
     validate,
@@ -181,6 +182,15 @@ def test_whatever_comes_in_only_sound_bars_go_out(rows: list[tuple[float, ...]])
     again, none = validate(bars.time, bars.ohlcv)
     assert again.time is bars.time
     assert none == ()
+
+
+@given(
+    st.sampled_from([0, FIRST_MS, LAST_MS, FIRST_MS - 1, LAST_MS + 1]),
+    st.tuples(*[prices] * 5) | st.just(GOOD),
+)
+def test_one_bar_is_judged_as_many_are(time: int, row: tuple[float, ...]) -> None:
+    """By plain numbers, and by columns."""
+    assert sound(np.array([time]), columns([row])).tolist() == [is_sound(time, row)]
 
 
 # -- merge -------------------------------------------------------------------------------------

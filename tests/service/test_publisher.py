@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.logger import globalLogPublisher
 
 from quoteshm.errors import BatchError, SegmentFullError
 from quoteshm.market.quotes import QuoteCache
 from quoteshm.model import DAY_MS, MINUTE_MS, Bars, SeriesKind, Ticker
-from quoteshm.service.publisher import CACHED_MS, Publisher
+from quoteshm.service.publisher import CACHED_MS, Outcome, Publisher
 from quoteshm.shm import layout
 from quoteshm.shm.segment import SegmentSpec
 from quoteshm.shm.writer import SegmentWriter
@@ -33,6 +36,8 @@ from tests.published import NOW_MS, FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from quoteshm.shm.batch import Batch
     from quoteshm.wire.push import Restated
@@ -657,6 +662,103 @@ def test_tickers_that_are_not_wanted_are_removed_in_one_commit() -> None:
 
     assert desk.closes("A") == [5.0]
     assert np.isnan(desk.quote("A")["prev_close"])
+
+
+# -- a tick of one ticker ----------------------------------------------------------------------
+
+VALUE = st.sampled_from([0.0, 1.0, 2.5, 30.0, -1.0, NAN, float("inf"), -float("inf")])
+BAR = st.tuples(VALUE, VALUE, VALUE, VALUE, VALUE) | st.sampled_from([bar(9.0), bar(50.0)])
+STEP = st.tuples(
+    st.sampled_from(["A", "B", "C", "D"]),  # with a history, closed, with a tick alone, unknown
+    st.sampled_from(["1d", "1m"]),
+    st.integers(-1, 1),
+    BAR,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=st.lists(STEP, max_size=8))
+def test_a_tick_of_one_ticker_is_published_as_those_of_many_are(
+    steps: list[tuple[str, str, int, tuple[float, ...]]],
+) -> None:
+    """Word for word, whatever it says: bars that go on, open, are late, or break a rule."""
+    short, plain = Desk(MIXED), Desk(MIXED)
+    for desk in (short, plain):
+        closed = days("B", 1.0, 2.0, forming=False, last=TODAY - DAY_MS)
+        desk.publisher.publish([days("A", 1.0, 20.0), closed])
+        desk.publisher.publish([ticks(("C", "A"), [3.0, 4.0], TODAY, "1m")])
+    with mock.patch.object(plain.publisher, "_single", return_value=None):
+        for ticker, interval, number, values in steps:
+            time = TODAY + number * (DAY_MS if interval == "1d" else MINUTE_MS)
+            tick = TickerTicks(
+                (ticker,), interval, np.array([time]), np.array([values]), NOW_MS - 5
+            )
+            outcomes = [desk.publisher.publish([tick]) for desk in (short, plain)]
+            assert outcomes[0] == outcomes[1]
+            for desk in (short, plain):
+                desk.clock.now_ms += 3
+    assert short.publisher.counts == plain.publisher.counts
+    assert short.writer.quotes().tobytes() == plain.writer.quotes().tobytes()
+    for kind in MIXED:
+        mine, its = (desk.writer.series(kind.interval) for desk in (short, plain))
+        assert mine.tobytes() == its.tobytes()
+
+
+def test_a_tick_of_one_ticker_makes_no_arrays() -> None:
+    """A bar that goes on is written as numbers; its subscribers are told."""
+    desk, told = Desk(MIXED), mock.Mock()
+    desk.publisher.publish([days("A", 1.0, 20.0)])
+    desk.publisher.announce = told
+    with mock.patch.object(desk.writer, "write_data", side_effect=AssertionError):
+        outcome = desk.publisher.publish([ticks(("A",), [30.0])])
+    assert outcome == Outcome(desk.writer.epoch)
+    assert desk.quote("A")["price"] == 30.0
+    told.assert_called_once_with(())
+
+
+@pytest.mark.parametrize(
+    ("values", "time"),
+    [
+        (np.ones((1, 5), np.float32), np.array([TODAY])),
+        (np.ones((1, 6)), np.array([TODAY])),
+        (np.ones((1, 5)), np.array([float(TODAY)])),
+        (np.ones((2, 5)), np.array([TODAY, TODAY])),
+    ],
+)
+def test_a_tick_of_another_form_than_it_should_have_is_refused(
+    values: NDArray[Any], time: NDArray[Any]
+) -> None:
+    """Whatever a source makes of its arrays: it harms that ticker alone."""
+    desk = Desk()
+    desk.publisher.publish([days("A", 1.0, 20.0)])
+    outcome = desk.publisher.publish([TickerTicks(("A",), "1d", time, values, NOW_MS)])
+    assert list(outcome.refused) == ["A"]
+    assert desk.quote("A")["price"] == 20.0
+
+
+def test_a_tick_that_the_writer_refuses_is_the_tickers_failure() -> None:
+    """As one in a commit of many is."""
+    desk = Desk()
+    desk.publisher.publish([days("A", 1.0, 20.0)])
+    error = BatchError("no")
+    with mock.patch.object(desk.writer, "write_tick", side_effect=error):
+        outcome = desk.publisher.publish([ticks(("A",), [30.0])])
+    assert outcome.refused == {"A": "no"}
+    assert desk.publisher.counts.refused == 1
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("verbose", [False, True])
+def test_commits_are_logged_where_somebody_listens(*, many: bool, verbose: bool) -> None:
+    """A line each, at debug one for each ticker too; and none is made where nobody does."""
+    desk, names = Desk(), ("A", "B") if many else ("A",)
+    desk.publisher.publish([days(name, 1.0, 20.0) for name in names])
+    for quiet in (False, True):
+        desk.publisher.quiet, desk.publisher.verbose = quiet, verbose
+        with mock.patch.object(Publisher, "log") as log:
+            desk.publisher.publish([ticks(names, [30.0] * len(names))])
+        assert log.info.call_count == (not quiet)
+        assert log.debug.call_count == (len(names) if verbose and not quiet else 0)
 
 
 def test_nothing_on_the_ticks_path_costs_by_the_ticker() -> None:

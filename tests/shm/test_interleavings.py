@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quoteshm.shm import latch, segment
+from quoteshm.shm import latch, layout, segment
+from quoteshm.shm import reader as reader_module
 from quoteshm.shm.layout import rows_for
+from quoteshm.shm.single import SinglePath
 from quoteshm.shm.writer import SegmentWriter
 from tests.shm.interleave import (
     BACKWARDS,
@@ -58,6 +60,10 @@ SCENES: dict[str, tuple[Sequence[Step], Sequence[Step]]] = {
     "first commits of an empty segment": ([], [tick("AB"), opens("AB")]),
     "ticks": ([rewrite("AB")], [tick("AB"), tick("AB")]),
     "a tick of one ticker, then of another": ([rewrite("AB")], [tick("A"), tick("B")]),
+    "a tick of one ticker, twice": ([rewrite("AB")], [tick("A"), tick("A")]),
+    "a tick of one ticker behind new bars": ([rewrite("AB"), opens("AB")], [tick("A"), tick("B")]),
+    "a tick of one ticker, then new bars": ([rewrite("AB"), tick("B")], [tick("A"), opens("AB")]),
+    "ticks behind new bars": ([rewrite("AB"), opens("AB")], [tick("AB"), tick("AB")]),
     "new bars": ([rewrite("AB")], [opens("AB"), opens("AB")]),
     "restatements": ([rewrite("AB")], [rewrite("AB"), rewrite("AB")]),
     "a new bar, then a restatement": ([rewrite("AB")], [opens("AB"), rewrite("A")]),
@@ -66,7 +72,13 @@ SCENES: dict[str, tuple[Sequence[Step], Sequence[Step]]] = {
     "a ticker removed, and back": ([rewrite("AB")], [remove("A"), rewrite("A")]),
 }
 READS = list(EXPECTED)
-DEATHS = ["ticks", "new bars", "restatements", "a new ticker"]
+DEATHS = [
+    "ticks",
+    "a tick of one ticker, then of another",
+    "new bars",
+    "restatements",
+    "a new ticker",
+]
 
 
 @pytest.fixture
@@ -98,6 +110,13 @@ def test_no_interleaving_of_two_commits_tears_a_read(film: Film, scene: str, rea
 def test_no_interleaving_takes_a_reader_back_in_time(film: Film, scene: str, read: Read) -> None:
     """Of two reads the second is never older, with stores made from their ends on."""
     assert shot(film, scene, BACKWARDS).explore(read) > 1
+
+
+@pytest.mark.parametrize("read", [read_quote, read_history, read_view])
+@pytest.mark.parametrize("scene", SCENES)
+def test_no_interleaving_tears_a_read_of_what_is_known(film: Film, scene: str, read: Read) -> None:
+    """The fast ways, from the first load on, and from one read to the next."""
+    assert shot(film, scene, WORDS).explore(read, known=True) > 1
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -161,6 +180,16 @@ def test_a_slack_of_three_rewrites_is_found_out(
         shot(film, "restatements").explore(read)
 
 
+@pytest.mark.parametrize("read", [read_quote, read_history, read_view])
+def test_a_fast_way_that_does_not_look_at_the_epoch_is_found_out(
+    film: Film, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check can fail: what is known would be believed for ever."""
+    monkeypatch.setattr(reader_module, "_EPOCH", layout.STATE_WORD)
+    with pytest.raises(AssertionError, match=r"torn or mixed|old"):
+        shot(film, "restatements").explore(read, known=True)
+
+
 @pytest.mark.parametrize("position", [-1, None], ids=["odd", "even"])
 def test_a_catch_up_left_out_after_an_adoption_is_found_out(
     film: Film, position: int | None, monkeypatch: pytest.MonkeyPatch
@@ -176,6 +205,17 @@ def test_a_catch_up_left_out_after_an_adoption_is_found_out(
     monkeypatch.setattr(SegmentWriter, "_catch_up_all", forget)
     film.die_and_be_adopted(even if position else len(film.stores))
     film.shoot(tick("B"))
+    with pytest.raises(AssertionError, match=r"torn or mixed|old"):
+        film.explore(read_snapshot)
+
+
+def test_a_catch_up_left_out_of_the_short_path_is_found_out(
+    film: Film, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check can fail: a tick of another ticker brings an older row back."""
+    monkeypatch.setattr(SinglePath, "catch_up", lambda *_: None)
+    film.prepare(rewrite("AB"))
+    film.shoot(tick("A"), tick("B"))
     with pytest.raises(AssertionError, match=r"torn or mixed|old"):
         film.explore(read_snapshot)
 

@@ -61,21 +61,49 @@ def test_tries_come_at_once_first_and_then_slower_until_the_time_is_up() -> None
     assert time.monotonic() - began < 1
 
 
-def test_a_read_with_no_time_is_still_tried() -> None:
-    """Once."""
-    tries = list[int]()
-    with pytest.raises(ReadTimeoutError):
-        tries.extend(latch.attempts(0))
-    assert len(tries) >= 1
-
-
-def test_tries_that_take_long_are_not_repeated_behind_the_deadline() -> None:
-    """The time counts from the first one on."""
-    now = [0.0]
-    tries = latch.attempts(0.05, lambda: now[0])
-    for attempt in range(2):
-        assert next(tries) == attempt
-        now[0] += 0.03
+@pytest.mark.parametrize("timeout_s", [0, -1.0])
+def test_a_read_with_no_time_has_its_tries(timeout_s: float) -> None:
+    """The least there are, at once."""
+    tries, began = list[int](), time.monotonic()
     with pytest.raises(ReadTimeoutError) as caught:
-        next(tries)
-    assert caught.value.attempts == 2
+        tries.extend(latch.attempts(timeout_s))
+    assert caught.value.attempts == latch.LEAST_TRIES
+    assert tries == list(range(latch.LEAST_TRIES))
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("lost_s", [0.03, 0.06, 600.0])
+def test_a_read_that_keeps_losing_its_core_has_its_tries(
+    lost_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late it is; behind the deadline no pause gives the core away, and it ends."""
+    now, pauses = [0.0], list[float]()
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    made = 0
+
+    def read() -> None:
+        nonlocal made
+        for attempt in latch.attempts(0.05, lambda: now[0]):
+            assert attempt == made
+            made += 1
+            now[0] += lost_s
+
+    with pytest.raises(ReadTimeoutError) as caught:
+        read()
+    assert caught.value.attempts == made == latch.LEAST_TRIES
+    assert not pauses
+
+
+def test_tries_behind_the_least_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses are part of it."""
+    now = [0.0]
+
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(time, "sleep", passes)
+    made = list[int]()
+    with pytest.raises(ReadTimeoutError) as caught:
+        made.extend(latch.attempts(0.05, lambda: now[0]))
+    assert caught.value.attempts > latch.LEAST_TRIES
+    assert now[0] == pytest.approx(0.05)

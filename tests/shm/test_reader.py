@@ -124,8 +124,9 @@ def test_a_quote_is_stale_beyond_the_freshness_window_or_from_the_future(
         return (boot_ms + age_ms) * 1_000_000
 
     monkeypatch.setattr(time, "clock_gettime_ns", clock_gettime_ns)
-    monkeypatch.setattr(reader_module, "_now_ns", clock_gettime_ns)
-    assert reader.get_quote("AAPL").stale == stale
+    monkeypatch.setattr(reader_module, "_now_s", lambda _: (boot_ms + age_ms) / 1000)
+    for _ in range(3):  # the long way, by a load of its row, and as it is known
+        assert reader.get_quote("AAPL").stale == stale
     snapshot = reader.snapshot()
     assert [quote.stale for quote in snapshot.quotes.values()] == [stale, stale]
     assert snapshot.to_frame()["stale"].tolist() == [stale, stale]
@@ -146,6 +147,94 @@ def test_all_that_an_earlier_boot_left_is_stale(
         assert reader.get_quote("AAPL").stale == stale
         assert [quote.stale for quote in reader.snapshot().quotes.values()] == [stale]
         assert reader.info.freshness_ms == freshness_ms
+
+
+def long_way(reader: StockDataReader, ticker: str) -> Any:
+    """Give a quote by the long way, or that there is none."""
+    try:
+        return reader._get_quote(ticker)
+    except UnknownTickerError:
+        return None
+
+
+def known(reader: StockDataReader, ticker: str) -> Any:
+    """Give it by the fast ways: by a load of its row, and as it is known then."""
+    try:
+        loaded = reader.get_quote(ticker)
+    except UnknownTickerError:
+        return None
+    assert reader.get_quote(ticker) == loaded
+    return loaded
+
+
+def test_a_known_quote_is_what_the_long_way_gives(market: Market, reader: StockDataReader) -> None:
+    """Through all that can happen to it."""
+    events: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: market.publish(quotes=[make_quotes(ALL, 5.0)]),
+        lambda: market.publish(ticks=[tick(ALL, 9, 1.0)]),
+        lambda: market.publish(confirmed=ALL),
+        lambda: market.publish(removed=[0]),
+        lambda: market.add(AAPL, price=6.0),
+        lambda: market.writer.enlist([Ticker(f"T{i}") for i in range(9)]),  # a larger segment
+        lambda: market.publish(quotes=[make_quotes(ALL, 7.0)]),
+        lambda: setattr(market.clock, "shift_ms", -61_000),
+        lambda: market.publish(quotes=[make_quotes(ALL, 8.0)]),  # stale as it comes
+        lambda: setattr(market.clock, "shift_ms", 0),
+        lambda: market.publish(quotes=[make_quotes(ALL, 9.0)]),
+        market.restart,
+        market.writer.close,
+    ]
+    seen = set()
+    for event in events:
+        event()
+        for ticker in ("AAPL", "IBM"):
+            quote = known(reader, ticker)
+            assert quote == long_way(reader, ticker)
+            seen.add(quote and (quote.price, quote.stale))
+    assert {None, (5.0, False), (8.0, True), (9.0, False)} <= seen
+
+
+def test_a_known_quote_becomes_stale_by_itself(
+    market: Market, reader: StockDataReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is committed, and time goes by."""
+    for _ in range(3):
+        assert not reader.get_quote("AAPL").stale
+    real, real_ns = time.clock_gettime, time.clock_gettime_ns
+    monkeypatch.setattr(reader_module, "_now_s", lambda clock: real(clock) + 61)
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda clock: real_ns(clock) + 61_000_000_000)
+    for _ in range(2):
+        assert reader.get_quote("AAPL").stale
+
+
+def test_another_freshness_window_counts_for_known_quotes_too(
+    market: Market, reader: StockDataReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of a second later at the latest."""
+    market.clock.shift_ms = -10
+    market.publish(quotes=[make_quotes(ALL, 5.0)])
+    for _ in range(3):
+        assert not reader.get_quote("AAPL").stale
+    segment.set_freshness(market.writer._map, 9)
+    now_s = time.clock_gettime
+    monkeypatch.setattr(reader_module, "_now_s", lambda clock: now_s(clock) + 0.1)
+    assert reader.get_quote("AAPL").stale
+    segment.set_freshness(market.writer._map, 60_000)
+    assert not reader.get_quote("AAPL").stale
+
+
+def test_a_cpu_that_reorders_gets_the_same(
+    market: Market, reader: StockDataReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the way with fences in it."""
+    fences = list[None]()
+    monkeypatch.setattr(reader, "_reorders", True)
+    monkeypatch.setattr(reader, "_acquire", lambda: fences.append(None))
+    for price in (1.0, 2.0, 3.0):
+        market.publish(quotes=[make_quotes(ALL, price)])
+        assert known(reader, "AAPL").price == price
+    assert fences
 
 
 def test_a_snapshot_is_of_one_epoch_and_sorted(market: Market, reader: StockDataReader) -> None:
@@ -647,6 +736,38 @@ def test_a_reader_that_cannot_get_a_whole_read_gives_up_in_time(
             read()
         assert isinstance(caught.value, TimeoutError)
     assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("spoilt", [1, latch.LEAST_TRIES - 1, latch.LEAST_TRIES])
+@pytest.mark.parametrize("read", ["snapshot", "_get_quote", "get_stock", "panel"])
+def test_a_read_that_is_late_has_its_tries(
+    read: str, spoilt: int, market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commits fall between a try's first load of the epoch and its last: all but the last."""
+    reader = market.reader(timeout_s=0)
+    reader.list_tickers()
+    attached, left = reader._attachment(), [spoilt]
+    load_epoch = attached.epoch
+
+    def overtaken() -> int:
+        epoch = load_epoch()
+        if left[0]:
+            left[0] -= 1
+            for price in (5.0, 6.0):
+                market.publish(quotes=[make_quotes(ALL, price)])
+        return epoch
+
+    monkeypatch.setattr(attached, "epoch", overtaken)
+    attached.known_series.clear()
+    act = getattr(reader, read)
+    args = {"snapshot": [], "panel": ["close"]}.get(read, ["AAPL"])
+    if spoilt < latch.LEAST_TRIES:
+        act(*args)
+        assert reader.get_quote("AAPL").price == 6.0
+        return
+    with pytest.raises(ReadTimeoutError) as caught:
+        act(*args)
+    assert caught.value.attempts == latch.LEAST_TRIES
 
 
 @pytest.mark.parametrize("read", ["get_stock", "view", "panel"])
