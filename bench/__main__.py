@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import chart, programs, tables, wire
+from bench import programs, tables, wire
 from bench.crew import Crew, PeerError
 from bench.peers import LABELS
 from bench.setting import CHECK, FULL, Setting, note
@@ -99,6 +99,8 @@ def main() -> None:
     if said.json is not None:
         tables.save(said.json, found)
     if said.chart is not None:
+        from bench import chart  # noqa: PLC0415  matplotlib is wanted for this alone
+
         chart.draw(found, said.chart)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_PLACES: Final = np.arange(5, dtype=np.intp)
 DAY_MS: Final = 86_400_000
 MINUTE_MS: Final = 60_000
 COLUMNS: Final = ("Open", "High", "Low", "Close", "Volume")
@@ -93,6 +94,18 @@ def _zoned(name: str) -> tuple[Any, Any]:
     return pd.DatetimeTZDtype("ms", name), pd.Index(COLUMNS)
 
 
+@functools.cache
+def _from_blocks() -> Any:  # noqa: ANN401
+    """Give what makes frames since pandas 3 without looking at what it is given; or nothing."""
+    try:
+        from pandas.api.internals import (  # type: ignore[import-not-found]  # noqa: PLC0415
+            create_dataframe_from_blocks,
+        )
+    except ImportError:
+        return None
+    return create_dataframe_from_blocks
+
+
 def index_of(times: NDArray[np.int64], interval: str) -> Any:  # noqa: ANN401
     """Make an index over times without a copy: pandas' fastest public way, for all alike."""
     import pandas as pd  # noqa: PLC0415
@@ -103,10 +116,17 @@ def index_of(times: NDArray[np.int64], interval: str) -> Any:  # noqa: ANN401
 
 def frame_of(times: NDArray[np.int64], ohlcv: NDArray[np.float64], interval: str) -> Any:  # noqa: ANN401
     """Make a frame over columns without a copy: pandas' fastest public way, for all alike."""
-    import pandas as pd  # noqa: PLC0415
+    return frame_over(ohlcv, index_of(times, interval))
 
-    columns = _zoned("UTC")[1]
-    return pd.DataFrame(ohlcv.T, index=index_of(times, interval), columns=columns, copy=False)
+
+def frame_over(ohlcv: NDArray[np.float64], index: Any) -> Any:  # noqa: ANN401
+    """Make a frame over an index that is there: by the constructor that ours uses."""
+    columns, from_blocks = _zoned("UTC")[1].view(), _from_blocks()
+    if from_blocks is None:
+        import pandas as pd  # noqa: PLC0415
+
+        return pd.DataFrame(ohlcv.T, index=index, columns=columns, copy=False)
+    return from_blocks([(ohlcv, _PLACES)], index=index, columns=columns)
 
 
 def panel_of(

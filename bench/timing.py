@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 #: A call that is quicker than this is timed many at a time, or the clock would be measured.
 SINGLY_NS = 4_000
+#: So many at a time.
+BATCH = 20
 _now = time.perf_counter_ns
 
 
@@ -63,7 +66,25 @@ def measure(act: Callable[[], object], seconds: float, at_least: int = 3) -> Sam
             found.means.append(single)
             continue
         begun = _now()
-        for _ in range(20):
+        for _ in range(BATCH):
             act()
-        found.means.append((_now() - begun) / 20)
+        found.means.append((_now() - begun) / BATCH)
+    return found
+
+
+def measure_each(act: Callable[..., object], calls: Sequence[tuple[Any, ...]]) -> Samples:
+    """Time one call with each of these arguments: every second batch singly, the others as one."""
+    spent = clock_ns()
+    found = Samples()
+    for at in range(0, len(calls), 2 * BATCH):
+        for args in calls[at : at + BATCH]:
+            begun = _now()
+            act(*args)
+            found.singles.append(max(0.0, _now() - begun - spent))
+        if batch := calls[at + BATCH : at + 2 * BATCH]:
+            begun = _now()
+            for args in batch:
+                act(*args)
+            found.means.append((_now() - begun) / len(batch))
+    found.means = found.means or found.singles
     return found

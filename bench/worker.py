@@ -13,13 +13,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
-from bench.market import Market
-from bench.peers.base import Reader, UnavailableError, Writer
-from bench.timing import Samples, measure
+from bench.market import Market, Step
+from bench.peers.base import ONE, Facts, Reader, UnavailableError, Writer
+from bench.timing import Samples, measure, measure_each
 
 PR_SET_PDEATHSIG = 1
 
@@ -28,6 +29,7 @@ class Host:
     """What a worker can be told; each public method is a command."""
 
     side: Any
+    _last: Step  # that was published while timed
 
     def __init__(self, module: str, role: str, core: int) -> None:
         os.sched_setaffinity(0, {core})
@@ -62,6 +64,10 @@ class Host:
         act = self.side.act(name)
         return measure(functools.partial(act, *args) if args else act, seconds)
 
+    def time_each(self, name: str, calls: Sequence[tuple[Any, ...]]) -> Samples:
+        """Time one of its methods once with each of these arguments, in batches and singly."""
+        return measure_each(self.side.act(name), calls)
+
     def spend(self, seconds: float, name: str, *args: Any) -> None:  # noqa: ANN401
         """Call one of its methods for so long, keeping nothing."""
         act, until = self.side.act(name), time.perf_counter() + seconds
@@ -90,6 +96,21 @@ class Host:
         self.side.refresh(self.side.market.step(self._number, self._bar))
         return self._number
 
+    def bar(self) -> int:
+        """Publish one step that opens new bars; tell their time."""
+        self._bar += 1
+        self._number += 1
+        step = self.side.market.step(self._number, self._bar)
+        self.side.publish(step)
+        return int(step.time_ms)
+
+    def last(self) -> tuple[Facts, Facts]:
+        """Tell the quote and the bar of `ONE` that were published last while timed."""
+        row = min(ONE, len(self._last.bars) - 1)
+        time_ms = self._last.time_ms
+        quote, bar = self._last.quotes[row].tolist(), self._last.bars[row].tolist()
+        return (*quote, float(time_ms)), (float(time_ms), *bar)
+
     def steps(self, count: int) -> None:
         """Publish so many steps, of which every tenth opens new bars."""
         for number in range(count):
@@ -110,6 +131,7 @@ class Host:
             begun = time.perf_counter_ns()
             act(step)
             found.singles.append(time.perf_counter_ns() - begun)
+            self._last = step
         found.means = found.singles
         return found
 

@@ -20,6 +20,7 @@ LABELS: Final[dict[str, str]] = {
     SUBSCRIBE: "quoteshm, subscribe",
     LIMIT: "limit",
     "lmdb": "LMDB",
+    "lmdb_raw": "LMDB, bare numbers",
     "iceoryx2": "iceoryx2",
     "ultradict": "UltraDict",
     "redis": "Redis",

@@ -136,6 +136,10 @@ class Reader(Peer):
         """Give the facts of a quote."""
         return tuple(float(fact) for fact in self.facts(self.quote(symbol)))
 
+    def check_bar(self, symbol: str, time_ms: int) -> Facts | None:  # noqa: ARG002
+        """Give the newest bar, of this time: the time and five values; nothing if none are kept."""
+        return None
+
     def check_history(self, symbol: str, how: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Give the times and the values of a frame."""
         frame = getattr(self, how)(symbol)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.market import COLUMNS, Step, index_of
+from bench.market import Step, frame_over, index_of
 from bench.peers import base
 
 #: Bytes of a quote's row in the segment.
@@ -49,7 +49,7 @@ class Reader(base.Reader):
         self._rows = np.zeros((market.tickers, ROW_WORDS))
         self._rows[:, 3] = step.quotes[:, 3]
         self._times, self._ohlcv = market.times, market.history(0)
-        self._index, self._columns = index_of(self._times, market.interval), pd.Index(COLUMNS)
+        self._index = index_of(self._times, market.interval)
 
     def act(self, name: str) -> Callable[..., object]:
         """Time the dict and the array themselves."""
@@ -66,13 +66,13 @@ class Reader(base.Reader):
     def history(self, symbol: str) -> pd.DataFrame:  # noqa: ARG002  it has one only
         """Copy the columns and make a frame of them, over an index that is there."""
         self._times.copy()
-        return pd.DataFrame(
-            self._ohlcv.copy().T, index=self._index, columns=self._columns, copy=False
-        )
+        frame: pd.DataFrame = frame_over(self._ohlcv.copy(), self._index)
+        return frame
 
     def view(self, symbol: str) -> pd.DataFrame:  # noqa: ARG002
         """Make a frame of them where they are."""
-        return pd.DataFrame(self._ohlcv.T, index=self._index, columns=self._columns, copy=False)
+        frame: pd.DataFrame = frame_over(self._ohlcv, self._index)
+        return frame
 
     def check_table(self) -> np.ndarray[Any, Any]:
         """Give all prices."""

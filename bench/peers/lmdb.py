@@ -20,6 +20,8 @@ MAP_NBYTES = 1 << 36
 class Writer(base.Writer):
     """Without syncs and through a writable map, as the documentation advises for a cache."""
 
+    packed = staticmethod(packing.quotes_of)
+
     def open(self) -> None:
         """Open the environment."""
         self.env = lmdb.open(
@@ -42,7 +44,7 @@ class Writer(base.Writer):
         stamp = step.time_ms.to_bytes(8, "big")
         with self.env.begin(write=True) as transaction:
             with transaction.cursor(self.quotes) as cursor:
-                cursor.putmulti(list(packing.quotes_of(symbols, step)))
+                cursor.putmulti(list(self.packed(symbols, step)))
             with transaction.cursor(self.bars) as cursor:
                 bars = zip(keys, packing.bars_of(step), strict=True)
                 cursor.putmulti([(key + stamp, bar) for key, bar in bars])
@@ -67,8 +69,8 @@ class Reader(base.Reader):
     def open(self) -> None:
         """Open the environment; a read transaction is reset and renewed, not made anew."""
         self.env = lmdb.open(str(self.folder), map_size=MAP_NBYTES, max_dbs=4, readonly=True)
-        self.quotes, self.blobs = (
-            self.env.open_db(name, create=False) for name in (b"quotes", b"blobs")
+        self.quotes, self.bars, self.blobs = (
+            self.env.open_db(name, create=False) for name in (b"quotes", b"bars", b"blobs")
         )
         self.keys = [symbol.encode() for symbol in self.market.symbols]
 
@@ -102,6 +104,13 @@ class Reader(base.Reader):
         with self.env.begin(db=self.quotes, buffers=True) as transaction:
             found = map(decode, transaction.cursor().iternext(keys=False, values=True))
             return {quote.ticker: quote for quote in found}
+
+    def check_bar(self, symbol: str, time_ms: int) -> base.Facts:
+        """Get the newest bar's record."""
+        with self.env.begin(db=self.bars) as transaction:
+            return packing.bar_from(
+                transaction.get(symbol.encode() + time_ms.to_bytes(8, "big"), b"")
+            )
 
     def panel(self, symbols: Sequence[str], last: int) -> pd.DataFrame:
         """Take the last closes out of each history, in one transaction."""

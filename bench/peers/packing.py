@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,6 +14,9 @@ from bench.peers import base
 from quoteshm import Quote
 
 _encode = msgspec.msgpack.Encoder().encode
+_BAR: Final = struct.Struct("=q5d")
+_RAW: Final = struct.Struct("=6dq")
+raw_quote: Final = _RAW.unpack
 decode: Final = msgspec.msgpack.Decoder(Quote).decode
 
 
@@ -38,6 +42,12 @@ def quotes_of(symbols: list[str], step: Step) -> Iterator[tuple[bytes, bytes]]:
         yield symbol.encode(), _encode(quote)
 
 
+def raw_quotes_of(symbols: list[str], step: Step) -> Iterator[tuple[bytes, bytes]]:
+    """Give key and bare numbers of each ticker's quote."""
+    for symbol, values in zip(symbols, step.quotes.tolist(), strict=True):
+        yield symbol.encode(), _RAW.pack(*values, step.time_ms)
+
+
 def bars_of(step: Step) -> list[bytes]:
     """Give the bytes of each ticker's bar: its time and five values."""
     rows = np.empty((len(step.bars), 6))
@@ -45,6 +55,12 @@ def bars_of(step: Step) -> list[bytes]:
     rows[:, 1:] = step.bars
     raw = rows.tobytes()
     return [raw[at : at + 48] for at in range(0, len(raw), 48)]
+
+
+def bar_from(raw: bytes) -> base.Facts:
+    """Give one back."""
+    time_ms, *values = _BAR.unpack(raw)
+    return (float(time_ms), *values)
 
 
 def columns_of(market: Market, row: int) -> bytes:

@@ -116,6 +116,11 @@ class Reader(base.Reader):
         """Give all prices."""
         return self.reader.snapshot().to_frame()["price"].to_numpy()
 
+    def check_bar(self, symbol: str, time_ms: int) -> base.Facts:  # noqa: ARG002  the last it has
+        """Give the newest bar."""
+        times, values = self.check_history(symbol, "history")
+        return float(times[-1]), *values[:, -1].tolist()
+
     def panel(self, symbols: Sequence[str], last: int) -> pd.DataFrame:
         """Read the last closes, of one epoch."""
         return self.reader.panel("close", symbols, last=last)

@@ -78,6 +78,15 @@ class Reader(base.Reader):
         """Select a row."""
         return self.db.execute(self.select, (symbol,)).fetchone()
 
+    def check_bar(self, symbol: str, time_ms: int) -> base.Facts:  # noqa: ARG002  the newest it has
+        """Select the newest bar."""
+        row = self.market.symbols.index(symbol)
+        query = (
+            "select time, open, high, low, close, volume from bars where row = ? "
+            "order by time desc limit 1"
+        )
+        return tuple(map(float, self.db.execute(query, (row,)).fetchone()))
+
     def close(self) -> None:
         """Close the database."""
         self.db.close()

@@ -68,6 +68,10 @@ class Reader(base.Reader):
         """Get a tuple."""
         return self.shared[symbol]
 
+    def check_bar(self, symbol: str, time_ms: int) -> base.Facts:
+        """Get the newest bar."""
+        return (float(time_ms), *self.shared[f"{symbol}:{time_ms}"])
+
     def records(self) -> dict[str, Any]:
         """Copy what is there of quotes: a commit of the writer's is not seen at once."""
         shared = self.shared

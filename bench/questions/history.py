@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,7 @@ COPY = (
     "flight",
 )
 VIEW = (OURS, LIMIT, "lmdb", "arrow_ipc", "npy")
+AFTER = (OURS, LIMIT, "lmdb")
 TICKERS = 4
 
 
@@ -58,3 +60,25 @@ def run(setting: Setting) -> None:
             case = Case("B", what, limit_is=limit, headline=how == "history")
             asks.append(Ask(case, how, (symbol,), check_history(market, how), who))
         setting.compare(market, asks, ticking=False)
+        after_a_bar(setting, market)
+
+
+def after_a_bar(setting: Setting, market: Market) -> None:
+    """Read each time after a new bar, when the reader has no index yet that it could give again."""
+    case = Case("B", f"{market.bars:,} bars as a frame, the first copy after a new bar")
+    case.limit_is = "memcpy and pandas' constructor, of a process just woken"
+    case.notes["lmdb"] = "the history as stored: a new bar is a record of its own"
+    calls = [(market.symbols[ONE],)]
+
+    def once(crew: Crew) -> None:
+        until = time.monotonic() + setting.plan.seconds
+        time_ms = 0
+        while time.monotonic() < until or not time_ms:
+            time_ms = crew.writer.tell("bar")
+            case.add(crew.module, crew.reader.tell("time_each", "history", calls))
+        if crew.module != OURS:
+            return
+        times, _ = crew.reader.tell("call", "check_history", *calls[0], "history")
+        assert times[-1] == time_ms, f"the newest bar is {times[-1]}, expected {time_ms}"
+
+    setting.take_turns(AFTER, market, [case], check_history(market, "history"), once)

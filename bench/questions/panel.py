@@ -26,7 +26,7 @@ def run(setting: Setting) -> None:
     case = Case("E", f"close of {tickers} tickers, {last} bars", headline=True)
     case.limit_is = "memcpy and pandas' constructor"
     case.notes = {
-        "redis": "GETs in one pipeline",
+        "redis": "GETRANGEs of the column's end in one pipeline",
         "arcticdb": "read_batch",
         "duckdb": "one query over Parquet",
         "lmdb": "gets in one transaction",

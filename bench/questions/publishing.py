@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.crew import Crew
 from bench.figures import Case, Fact
 from bench.market import Market
-from bench.peers import LIMIT, OURS
+from bench.peers import LIMIT, OURS, base
 from bench.questions.quote import check_quotes
 from bench.setting import Plan, Setting, note
 
@@ -35,7 +35,7 @@ def time_writers(setting: Setting, who: Sequence[str], market: Market) -> None:
     right = check_quotes(market)
 
     def check(crew: Crew) -> None:
-        if crew.module not in {LIMIT, "naive"}:
+        if crew.module != LIMIT:
             right(crew)
 
     def once(crew: Crew) -> None:
@@ -43,8 +43,19 @@ def time_writers(setting: Setting, who: Sequence[str], market: Market) -> None:
             if crew.module != "iceoryx2" or method == "tick_one":  # its blackboard keeps no bars
                 order = ("time_publish", setting.plan.seconds, method, 1)
                 case.add(crew.module, crew.writer.tell(*order))
+                if crew.module != LIMIT:
+                    check_last(crew, market.symbols[base.ONE])
 
     setting.take_turns(who, market, list(cases.values()), check, once)
+
+
+def check_last(crew: Crew, symbol: str) -> None:
+    """Compare what a reader gets with what was published last while the clock ran."""
+    quote, bar = crew.writer.tell("last")
+    found = crew.reader.tell("call", "check_quote", symbol)
+    assert found == quote, f"a quote is {found}, expected {quote}"
+    found = crew.reader.tell("call", "check_bar", symbol, int(bar[0]))
+    assert found in {None, bar}, f"a bar is {found}, expected {bar}"
 
 
 def run(setting: Setting) -> None:

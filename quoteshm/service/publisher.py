@@ -371,9 +371,11 @@ class Publisher:
 
     def _publish_single(self, result: object, outcome: Outcome) -> bool:
         """Write an answer in a commit of its own, if it is a single tick; tell whether it is."""
-        if not isinstance(result, TickerTicks) or (tick := self._single(result)) is None:
+        if not isinstance(result, TickerTicks):
             return False
         try:
+            if (tick := self._single(result)) is None:
+                return False
             outcome.epoch = self.writer.write_tick(*tick, self.clock.wall_ms())
         except Exception as error:  # noqa: BLE001  (whatever one ticker does harms no other)
             self._refuse(result.tickers, error, outcome)

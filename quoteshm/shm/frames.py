@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from quoteshm.model import Bars
 
-COLUMNS: Final = pd.Index(["Open", "High", "Low", "Close", "Volume"])
+_NAMES: Final = np.array(["Open", "High", "Low", "Close", "Volume"], object)
+_NAMES.flags.writeable = False  # before pandas 3 the columns of every frame stand on it
+COLUMNS: Final = pd.Index(_NAMES, dtype=pd.Index([""]).dtype, copy=False)
 _PLACES: Final = np.arange(len(COLUMNS), dtype=np.intp)
 
 

@@ -65,7 +65,9 @@ class Listing:
     def columns(self) -> tuple[pd.Index[str], ExtensionArray | NDArray[np.object_]]:
         """The symbols as an index, and the currencies as pandas keeps a column of text."""
         if (columns := self._columns) is None:
-            index = pd.Index(self.symbols, name="ticker", dtype=object)
+            symbols = np.array(self.symbols, object)
+            symbols.flags.writeable = False  # the index of each frame stands on it
+            index = pd.Index(symbols, name="ticker", dtype=object, copy=False)
             columns = self._columns = index, pd.Series(self.currencies, dtype=_TEXT).array
         return columns[0].view(), columns[1]  # a name given to a frame's index is of that frame
 

@@ -6,6 +6,7 @@ blocks with memory. What comes out is stores and nothing else.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -141,7 +142,10 @@ class Planner:
         self._updated_ms = batch.updated_ms
         now_ms, boot_ms = clock.wall_ms(), clock.boot_ms()
         confirmed_boot_ms = boot_ms - max(0, now_ms - batch.updated_ms)
-        stamps = np.array((batch.updated_ms, confirmed_boot_ms, self._epoch), np.int64)
+        try:
+            stamps = np.array((batch.updated_ms, confirmed_boot_ms, self._epoch), np.int64)
+        except OverflowError:
+            raise BatchError(f"updated_ms: found {batch.updated_ms}, too far from now") from None
         counted = layout.checked_word(len(self._tickers)) - (1 << 64)  # as its sign says
         header = (counted, batch.updated_ms, now_ms, boot_ms, self._epoch)
         plan = Plan(
@@ -551,12 +555,13 @@ class Seen:
         if n and not 0 <= rows.min() <= rows.max() < count:
             raise BatchError(f"rows {rows.min()} to {rows.max()}: expected 0 to {count - 1}")
         if n and rows[-1] - rows[0] == n - 1 and (rows[1:] > rows[:-1]).all():
-            self._rows = slice(int(rows[0]), int(rows[0]) + n)
+            known: Rows = slice(int(rows[0]), int(rows[0]) + n)
         elif not _distinct(rows):
             raise BatchError("rows: found one given twice, expected distinct ones")
         else:
-            self._rows = rows.copy()
-        self._given = rows.copy()
+            known = rows.copy()
+        self._end = sys.maxsize  # nothing is known, should an exception part the two
+        self._rows, self._given = known, rows.copy()
         self._end = int(rows.max()) + 1 if n else 0
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import os
+import sys
 import threading
 import time
 import weakref
@@ -120,6 +122,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         self._last: Attachment | None = None
         self._lock = threading.Lock()
         self._next_look_ms = self._next_try_ms = 0
+        self._next_look_s = 0.0  # the same as seconds
         self._left_epoch = 0  # of the last segment that was left for one of its own epochs
         self._path = self._find()
         self._attachment()
@@ -212,6 +215,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         if now_ms < self._next_look_ms:
             return
         self._next_look_ms = now_ms + _LOOK_EACH_MS
+        self._next_look_s = self._next_look_ms * _S_PER_MS
         with contextlib.suppress(OSError):  # it is looked again, and the values are there
             if os.fstat(attached.fd.number).st_nlink:
                 return
@@ -315,6 +319,8 @@ class StockDataReader(Mapping[str, "Entry"]):
             return self._get_quote(ticker)
         flags, ts_ms, open_, high, low, price, volume, prev_close, updated_ms, boot_ms, _ = fields
         now_s = _now_s(_BOOTTIME)
+        if now_s >= self._next_look_s:
+            self._look_for_successor(attached)
         if not (
             flags == _PRESENT
             and cells[_FRESHNESS] == attached.freshness_word
@@ -502,7 +508,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         UnknownTickerError, UnknownIntervalError, ReadTimeoutError
 
         """
-        _check_last(last)
+        last = _checked_last(last)
         for attached, series, row in self._series_rows(ticker, interval):
             _, times, values, _ = closed = series.closed(row)
             forming_time, first, held = row.forming_time, 0, row.held
@@ -593,7 +599,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         UnknownTickerError, UnknownIntervalError, ReadTimeoutError, ValueError
 
         """
-        _check_last(last)
+        last = _checked_last(last)
         if field.lower() not in FIELDS:
             raise ValueError(f"field: found {field!r}, expected one of {', '.join(FIELDS)}")
         tries = latch.attempts(self._timeout_s)
@@ -782,9 +788,13 @@ def _check_flags(flags: int, changed_epoch: int) -> None:
     segment.check_flags(np.array([[flags, changed_epoch]], np.uint64))
 
 
-def _check_last(last: int | None) -> None:
-    if last is not None and last < 1:
+def _checked_last(last: int | None) -> int | None:
+    """Give a count of bars as a plain number that fits a word: no series has more."""
+    if last is None:
+        return None
+    if (count := int(operator.index(last))) < 1:
         raise ValueError(f"last: found {last}, expected at least 1")
+    return min(count, sys.maxsize)
 
 
 def _to_ms(moment: Moment, time_zone: str) -> int:

@@ -154,6 +154,8 @@ class Indexes:
 
     def __init__(self) -> None:
         self._shared = WeakValueDictionary[tuple[str, int, int, int], DatetimeArray]()
+        # By identity: of indexes that were alike the ones before the last are held too.
+        self._made = WeakValueDictionary[int, DatetimeArray]()
         self._times = 0  # at most so many are held
 
     def make(self, time_ms: NDArray[np.int64], time_zone: str) -> DatetimeArray:
@@ -166,7 +168,7 @@ class Indexes:
             return shared
         time_ms.flags.writeable = False  # frames of several reads stand on it
         index = time_array(time_ms, time_zone)
-        self._shared[alike] = index
+        self._shared[alike] = self._made[id(index)] = index
         self._times += n
         return index
 
@@ -175,6 +177,8 @@ class Indexes:
         """Whether all that is held may by now be too much."""
         if self._times > _MAX_TIMES:
             # Where many are still held they are not counted at each read: half is too much here.
-            self._times = sum(map(len, list(self._shared.values())))
+            # A list of references is made in one go: other threads make indexes meanwhile.
+            held = (index() for index in self._made.valuerefs())
+            self._times = sum(len(index) for index in held if index is not None)
             return self._times > _MAX_TIMES // 2
         return False

@@ -9,15 +9,20 @@ that planner.
 from __future__ import annotations
 
 import struct
+from array import array
+from operator import index
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from quoteshm.errors import BatchError
 from quoteshm.shm import layout, table
 from quoteshm.shm.batch import Batch, Quotes, Ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from quoteshm.clock import Clock
     from quoteshm.shm.batch import Rows
@@ -107,7 +112,10 @@ class SinglePath:
             What tells when it was confirmed.
 
         """
-        kind = self._kinds.get(interval)
+        try:
+            kind = self._kinds.get(interval)
+        except TypeError:  # it is no text
+            return None
         if kind is None or not 0 <= row < count:
             return None
         at = self._rows[epoch >> 1 & 1][kind] + row * layout.ROW_WORDS
@@ -227,14 +235,30 @@ def batch_of(
     quote: Sequence[float] | None,
     updated_ms: int,
 ) -> Batch:
-    """Give the batch that says one tick."""
-    rows = np.array([row], np.intp)
-    ticks = Ticks(interval, rows, np.array(bar[:1], np.int64), np.array([bar[1:]], np.float64))
-    quotes = []
-    if quote is not None:
-        values = np.array([quote[1:]], np.float64)
-        quotes.append(Quotes(rows, np.array(quote[:1], np.int64), values))
-    return Batch(updated_ms, [ticks], quotes=quotes)
+    """Give the batch that says one tick.
+
+    Raises
+    ------
+    BatchError
+        Something of it is no number, or fits no field.
+
+    """
+    try:
+        rows = np.array([row], np.intp)
+        quotes = [] if quote is None else [Quotes(rows, *_numbers(quote))]
+        return Batch(_whole(updated_ms), [Ticks(interval, rows, *_numbers(bar))], quotes=quotes)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BatchError(f"a tick of row {row}: {error}") from error
+
+
+def _numbers(said: Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Give a time and the values behind it, of what `struct` takes for numbers too."""
+    times = [_whole(time) for time in said[:1]]
+    return np.array(times, np.int64), np.array([array("d", said[1:])], np.float64)
+
+
+def _whole(number: float) -> int:
+    return int(number) if isinstance(number, float | np.floating) else index(number)
 
 
 def _is_bare(batch: Batch) -> bool:

@@ -13,6 +13,7 @@ import os
 import zoneinfo
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import index
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Self
@@ -531,7 +532,7 @@ class SegmentWriter:
         Parameters
         ----------
         row : int
-            Of the ticker, as `enlist` gave it.
+            Of the ticker, as `enlist` gave it; an integer of any type.
         interval : str
             Of the bar.
         bar : sequence
@@ -555,6 +556,10 @@ class SegmentWriter:
         """
         self._check_open()
         one = None
+        try:
+            row = index(row)  # NumPy's small integers overflow where offsets are made of them
+        except TypeError:
+            raise BatchError(f"row: found {row!r}, expected an integer") from None
         if not self._revived:
             one = self._single.plan(
                 row, interval, bar, quote, updated_ms,
@@ -575,18 +580,20 @@ class SegmentWriter:
         plan = planner.plan(batch, self._clock)
         try:
             self._commit(plan)
+            for kind, series in enumerate(plan.series):
+                self._seen.learn(kind, series)
+            self._revived.clear()
         except BaseException:
             self._adopt_own()
             raise
-        for index, series in enumerate(plan.series):
-            self._seen.learn(index, series)
-        self._revived.clear()
 
     def _adopt_own(self) -> None:
         """Treat an exception in the middle of a commit as a death and an adoption."""
         tickers, row_of = self._tickers, self._row_of
         self._adopt()
         self._tickers, self._row_of = tickers, row_of  # those enlisted stay so
+        flags = self._map.quotes[self._back ^ 1][:, table.FLAGS]  # the commit may be in force
+        self._revived = {row for row in self._revived if int(flags[row]) & layout.REMOVED}
 
     def _commit_one(self, one: Single) -> None:
         """Make the stores of one tick: what `_commit` does, on two rows."""

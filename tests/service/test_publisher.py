@@ -666,6 +666,19 @@ def test_tickers_that_are_not_wanted_are_removed_in_one_commit() -> None:
 
 # -- a tick of one ticker ----------------------------------------------------------------------
 
+
+def test_a_single_tick_that_is_none_is_refused_as_any_is() -> None:
+    """Whatever it is made of: `publish` does not raise."""
+    desk = Desk()
+    desk.publisher.publish([days("A", 1.0, 2.0)])
+    broken = TickerTicks(("A",), "1d", [TODAY], [bar(3.0)], NOW_MS)  # type: ignore[arg-type]
+
+    outcome = desk.publisher.publish([broken])
+
+    assert list(outcome.refused) == ["A"]
+    assert desk.closes("A") == [1.0, 2.0]
+
+
 VALUE = st.sampled_from([0.0, 1.0, 2.5, 30.0, -1.0, NAN, float("inf"), -float("inf")])
 BAR = st.tuples(VALUE, VALUE, VALUE, VALUE, VALUE) | st.sampled_from([bar(9.0), bar(50.0)])
 STEP = st.tuples(

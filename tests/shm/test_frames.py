@@ -35,6 +35,8 @@ def test_frames_over_the_same_times_share_nothing_that_can_be_set() -> None:
     times = frames.time_array(bars.time, "UTC")
     one, other = (frames.frame_over(bars.ohlcv, frames.named(times, "1d")) for _ in range(2))
     one.columns.name = one.index.name = "mine"
+    with pytest.raises(ValueError, match="read-only"):
+        one.columns.values[0] = "mine"  # noqa: PD011  what `to_numpy` gives is a copy in pandas 3
     zoned(one).freq = pd.offsets.Day()  # type: ignore[misc]  # it can be set
     with pytest.raises(ValueError, match="read-only"):
         zoned(one).array[0] = zoned(one)[1]

@@ -46,6 +46,8 @@ def test_what_is_done_to_a_table_is_done_to_it_alone(market: Market) -> None:
     first = snapshot.to_frame()
     expected = snapshot.to_frame()
     first.index.name = "changed"
+    with pytest.raises(ValueError, match="read-only"):
+        first.index.values[0] = "changed"  # noqa: PD011  what the index stands on
     first.loc["AAPL", "currency"] = "EUR"
     first["currency"].array[0] = "EUR"
     first["price"] = 0.0

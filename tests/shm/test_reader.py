@@ -724,6 +724,40 @@ def test_readers_leave_a_dead_segment_whose_name_is_gone_at_once(
     assert reader.list_tickers() == ["IBM"]
 
 
+def test_quotes_leave_a_dead_segment_whose_name_is_gone_though_they_are_fresh(
+    market: Market, reader: StockDataReader
+) -> None:
+    """As soon as what is known of one is looked at again: as histories do."""
+    for _ in range(2):
+        assert reader.get_quote("AAPL").price == 100.0
+    attached = reader._attachment()
+    market.die()
+    market.path.unlink()
+    market.writer = type(market.writer).open(market.spec, market.clock)
+    market.add(AAPL, price=3.0)
+    known = attached.known_quotes["AAPL"]
+    attached.known_quotes["AAPL"] = (known[0], 0.0, *known[2:])  # its time is up
+    reader._next_look_ms, reader._next_look_s = 0, 0.0
+    assert reader.get_quote("AAPL").stale is False
+    assert reader.get_quote("AAPL").price == 3.0
+
+
+@pytest.mark.parametrize(
+    "last", [1 << 70, 1 << 63, True, np.uint64(3), np.uint64((1 << 64) - 1), np.int8(2)]
+)
+def test_the_count_of_bars_may_be_any_integer(
+    last: int, market: Market, reader: StockDataReader
+) -> None:
+    """Of any type and size: a history and a panel take the same."""
+    market.replace_bars(0, make_bars(0, 5))
+    expected = min(int(last), 5)
+    assert len(reader.get_stock("AAPL", last=last)) == expected
+    assert len(reader.panel("close", ["AAPL"], last=last)) == expected
+    for ask in (reader.get_stock, reader.panel):
+        with pytest.raises(TypeError):
+            ask("AAPL" if ask == reader.get_stock else "close", last=2.0)  # type: ignore[arg-type]
+
+
 def test_a_reader_that_cannot_get_a_whole_read_gives_up_in_time(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import numpy as np
 import pytest
 
@@ -83,6 +86,48 @@ def test_indexes_of_bars_that_have_gone_by_are_let_go_of(market: Market) -> None
             reader.get_stock(ticker)
         assert len(shared) <= 2
     assert zoned(kept).asi8.tolist() == times
+
+
+def test_indexes_with_the_same_ends_are_all_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though each takes the place of the one before among those to be shared."""
+    monkeypatch.setattr(series, "_MAX_TIMES", 20)
+    indexes, held = series.Indexes(), []
+    for middle in range(1, 5):
+        assert not indexes.are_full
+        held.append(indexes.make(np.array([0, middle, 5, 6, 7, 8]), "UTC"))
+    assert indexes.are_full
+    del held[1:]
+    assert not indexes.are_full
+    assert indexes._times == 6
+
+
+def test_indexes_are_counted_while_other_threads_make_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A count of what is held is of one moment."""
+    monkeypatch.setattr(series, "_MAX_TIMES", 0)
+    indexes, held, errors = series.Indexes(), [], []
+
+    def make(thread: int) -> None:
+        try:
+            for number in range(300):
+                held.append(indexes.make(np.array([thread, 1000 + number]), "UTC"))
+                assert indexes.are_full
+        except Exception as error:  # noqa: BLE001  told by the test's own thread
+            errors.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=make, args=(thread,)) for thread in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not errors
+    assert len(indexes._made) == len(held) == 1200
 
 
 @pytest.mark.parametrize("field", ["rewrites", "start", "count", "flags", "check"])

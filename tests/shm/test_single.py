@@ -248,7 +248,7 @@ def test_a_time_that_does_not_fit_fails_before_anything_is_stored(
 ) -> None:
     """The rows are packed at an even epoch, and the error is the ordinary path's."""
     epoch = pair.short.epoch
-    with pytest.raises(OverflowError):
+    with pytest.raises(BatchError, match="updated_ms"):
         pair.short.write_data(Batch(updated_ms, [tick(ONE, 4, 1.0)]))
     assert pair.short.epoch == epoch == pair.short._map.epoch
 
@@ -262,10 +262,21 @@ NO_TICK: dict[str, tuple[type[Exception], tuple[Any, ...]]] = {
     "four values": (BatchError, (1, "1d", BAR[:5])),
     "six values": (BatchError, (1, "1d", (*BAR, 6.0))),
     "no values": (BatchError, (1, "1d", ())),
-    "a word": (ValueError, (1, "1d", (*BAR[:5], "x"))),
+    "a word": (BatchError, (1, "1d", (*BAR[:5], "x"))),
+    "a number as a word": (BatchError, (1, "1d", (*BAR[:5], "5"))),
+    "none of a value": (BatchError, (1, "1d", (*BAR[:5], None))),
+    "none of a bar": (BatchError, (1, "1d", None)),
+    "a value too great": (BatchError, (1, "1d", (*BAR[:5], 10**400))),
+    "a time that is none": (BatchError, (1, "1d", (NAN, *BAR[1:]))),
+    "a bar's time too great": (BatchError, (1, "1d", (1 << 63, *BAR[1:]))),
+    "a time in words": (BatchError, (1, "1d", BAR, None, "now")),
+    "a row in words": (BatchError, ("1", "1d", BAR)),
+    "a row between two": (BatchError, (1.5, "1d", BAR)),
+    "a row too great": (BatchError, (1 << 70, "1d", BAR)),
+    "no interval": (UnknownIntervalError, (1, ["1d"], BAR)),
     "a quote of five": (BatchError, (1, "1d", BAR, (1, 1.0, 2.0, 3.0, 4.0, 5.0))),
-    "a time too great": (OverflowError, (1, "1d", BAR, None, 1 << 63)),
-    "a quote's time too great": (OverflowError, (1, "1d", BAR, (1 << 63, 1, 2, 3, 4, 5, 6))),
+    "a time too great": (BatchError, (1, "1d", BAR, None, 1 << 63)),
+    "a quote's time too great": (BatchError, (1, "1d", BAR, (1 << 63, 1, 2, 3, 4, 5, 6))),
 }
 
 
@@ -279,6 +290,13 @@ def test_wrong_numbers_are_left_to_the_ordinary_path_to_refuse(pair: Pair, name:
         pair.short.write_tick(*tick)
     assert np.array_equal(words[: 1 << 14], before)
     pair.publish_tick((1, "1d", BAR, None, 2))
+
+
+@pytest.mark.parametrize("number", [np.uint8, np.int8, np.int16, np.uint64, np.intp, bool])
+def test_a_row_is_an_integer_of_any_type(pair: Pair, number: type[int]) -> None:
+    """Small ones would overflow where offsets are made of them."""
+    pair.publish_tick((number(1), "1d", BAR, None, 2))
+    pair.publish_tick((1, "1d", (BAR[0], *[6.0] * 5), None, 2))
 
 
 def test_a_ticker_that_comes_back_takes_the_ordinary_path(pair: Pair) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from types import FrameType
 from typing import Any
 from unittest import mock
 
@@ -16,6 +19,7 @@ from quoteshm.errors import BatchError, SegmentError, UnknownIntervalError
 from quoteshm.model import DAY_MS, Bars, SeriesKind, Ticker
 from quoteshm.shm import layout, segment, table
 from quoteshm.shm.batch import Batch, History, Quotes, Ticks
+from quoteshm.shm.plan import Seen
 from quoteshm.shm.reader import StockDataReader
 from quoteshm.shm.writer import SegmentWriter
 from tests.shm.conftest import MakeMarket
@@ -542,6 +546,72 @@ def test_an_exception_in_a_commit_is_a_death_and_an_adoption(
     assert reader.get_quote("IBM").price == 2.0
     assert all(entries[:, table.EPOCH].max() % 2 == 0 for entries in market.writer._map.entries)
     assert market.restart().adopted
+
+
+def act_until(line: int, act: Callable[[], object]) -> bool:
+    """Raise before a line of `_write_many` or of what it ends with; tell whether it came there."""
+    codes = {SegmentWriter._write_many.__code__, Seen.learn.__code__, Seen._look_at.__code__}
+    came = 0
+
+    def local(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal came
+        came += event == "line"
+        if event == "line" and came == line:
+            raise Fault
+        return local
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, *_: local if frame.f_code in codes else None)
+    try:
+        act()
+    except Fault:
+        pass
+    finally:
+        sys.settrace(before)
+    return came >= line
+
+
+def test_an_exception_behind_a_commit_leaves_nothing_known_that_is_no_more(
+    make_market: MakeMarket,
+) -> None:
+    """Wherever it comes: an older bar is late, and each row gets what is said of it."""
+    line, came = 0, True
+    while came:
+        line += 1
+        market = make_market([AAPL, IBM, SONY], name=f"shm{line}")
+        rows, others = at(0, 2), at(2, 1)
+        market.publish(ticks=[tick(rows, 6, 1.0)])
+        came = act_until(line, partial(market.publish, ticks=[tick(others, 7, 2.0)]))
+        is_there = market.writer.series("1d")["open"].tolist() == [1.0, 2.0, 2.0]
+        assert is_there or came
+        if is_there:
+            with pytest.raises(BatchError, match="older"):
+                market.publish(ticks=[tick(rows, 6, 3.0)])
+        market.publish(ticks=[tick(rows, 8, 4.0)])
+        market.publish(ticks=[tick(others, 8, 5.0)])
+        assert market.writer.series("1d")["open"].tolist() == [4.0, 5.0, 5.0]
+    assert line > 20
+
+
+def test_an_exception_behind_the_commit_of_a_ticker_that_comes_back_leaves_it_there(
+    make_market: MakeMarket,
+) -> None:
+    """Its new life is not begun once more by the next commit."""
+    line, came = 0, True
+    while came:
+        line += 1
+        market = make_market([AAPL, IBM], name=f"shm{line}")
+        market.replace_bars(0, make_bars(0, 5))
+        market.publish(removed=[0])
+        market.writer.enlist([AAPL])
+        ticks, quotes = [tick(at(0), 9, 2.0)], [make_quotes(at(0), 2.0)]
+        came = act_until(line, partial(market.publish, ticks=ticks, quotes=quotes))
+        reader = market.reader()
+        was_there = "AAPL" in reader
+        market.publish(ticks=[tick(at(1), 9, 3.0)])
+        assert ("AAPL" in reader) == was_there
+        assert reader.get_stock("AAPL")["Open"].tolist() == ([2.0] if was_there else [])
+    assert line > 10
 
 
 def break_at(place: str, writer: SegmentWriter, monkeypatch: pytest.MonkeyPatch) -> None:
