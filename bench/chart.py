@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 from bench.figures import Case, Found
@@ -65,7 +66,8 @@ def one(cases: list[Case], theme: str, path: Path) -> Path:
         axes.set_xscale("log")
         axes.invert_yaxis()
         low, high = axes.get_xlim()
-        axes.set_xlim(low, high * 400)  # room for the names
+        axes.set_xticks([tick for tick in 10.0 ** np.arange(-1, 9) if low <= tick <= high])
+        axes.set_xlim(low, high * 4000)  # room for the names
         axes.set_xlabel(
             "microseconds, medians; quoteshm in colour, and how many times longer others take"
         )
@@ -74,8 +76,10 @@ def one(cases: list[Case], theme: str, path: Path) -> Path:
         axes.set_facecolor("none")
         for side in axes.spines.values():
             side.set_visible(False)
-        axes.tick_params(length=0)
-        figure.savefig(path, format="svg", transparent=True, metadata={"Date": None})
+        axes.tick_params(which="both", length=0)
+        about: Any = {"format": "svg", "transparent": True, "metadata": {"Date": None}}
+        # A margin, as the reader's letters may be wider than those that were measured.
+        figure.savefig(path, bbox_inches="tight", pad_inches=0.5, **about)
     return path
 
 
