@@ -14,7 +14,7 @@ BENCH_ARGS ?=
 
 PIP_INSTALL = -m pip --disable-pip-version-check --quiet install
 
-.PHONY: run test test-oldest lint bench bench-peers bench-wire soak crash hostile faults push warm-start yahoo yahoo-faults clean
+.PHONY: run test test-oldest lint bench bench-peers bench-wire soak crash hostile faults push warm-start yahoo yahoo-faults systemd clean
 
 run: $(VENV)/.run
 	$(VENV)/bin/twistd -n --pidfile= quoteshm --port $(PORT) --synthetic
@@ -77,6 +77,10 @@ yahoo: $(VENV)/.dev
 # A daemon for each of Yahoo's bad days: what is healthy, readable, said, asked for and blocked.
 yahoo-faults: $(VENV)/.dev
 	$(VENV)/bin/python -m tests.campaigns.yahoo_faults
+
+# The units of deploy/ under a systemd of its own, in namespaces; takes root and systemd.
+systemd: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.campaigns.systemd
 
 clean:
 	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_ARCTICDB) .cache dist build _trial_temp* .pytest_cache .mypy_cache \

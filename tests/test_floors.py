@@ -19,10 +19,10 @@ FLOORS = {
     "quoteshm.sources": 2,
     "quoteshm.wire": 3,
     "quoteshm.client": 4,
-    "quoteshm.service": 4,
     "quoteshm.web": 4,
-    "quoteshm.cli": 5,
-    "quoteshm.__main__": 6,
+    "quoteshm.service": 5,
+    "quoteshm.cli": 6,
+    "quoteshm.__main__": 7,
 }
 #: The public face looks down on what client programs use, and is on no floor itself.
 FACE = "quoteshm"

@@ -62,6 +62,19 @@ def test_the_wheel_has_the_plugin_and_leaves_twisteds_own_folder_alone(wheel: Pa
     assert not [name for name in names if name.startswith(("tests/", "utils/", "bench/"))]
 
 
+def test_the_wheel_has_every_file_of_the_page(wheel: Path) -> None:
+    """Its licences too."""
+    names = zipfile.ZipFile(wheel).namelist()
+
+    page = {name for name in names if name.startswith("quoteshm/web/static/")}
+    assert page == {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "quoteshm" / "web" / "static").rglob("*")
+        if path.is_file()
+    }
+    assert "quoteshm/web/static/index.html" in page
+
+
 def test_an_installed_wheel_offers_the_plugin_from_another_folder(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from tests.serving import ServedCase
 
 PAGE = Path(__file__).parents[1] / "docs" / "protocol.md"
 #: Different each time.
-VOLATILE = ("instance", "pid", "quoteshm", "shm_dir", "size", "uptime_s")
+VOLATILE = ("instance", "now_ms", "pid", "quoteshm", "shm_dir", "size", "uptime_s")
 #: What the page does not spell out.
 PADDING = "... 65,536 bytes more ..."
 

@@ -7,8 +7,10 @@ of the log, and exit status 1.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import grp
+import math
 import os
 import random
 import signal
@@ -21,15 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from twisted.application.service import MultiService, Service
 from twisted.internet import defer, task
-from twisted.logger import (
-    FilteringLogObserver,
-    ILogObserver,
-    Logger,
-    LogLevel,
-    LogLevelFilterPredicate,
-    globalLogBeginner,
-    textFileLogObserver,
-)
+from twisted.logger import ILogObserver, Logger, globalLogBeginner
 from twisted.python import logfile, usage
 from twisted.python.components import Componentized
 
@@ -37,17 +31,19 @@ from quoteshm.clock import Clock, SystemClock
 from quoteshm.errors import QuoteShmError, SegmentError, SettingsError
 from quoteshm.market.archive import Archive
 from quoteshm.market.quotes import QuoteCache
-from quoteshm.service import calendars
+from quoteshm.service import calendars, logs
 from quoteshm.service import options as settings_options
 from quoteshm.service.archiver import ArchiveService
 from quoteshm.service.hours import Hours
-from quoteshm.service.listening import Drain, Listener, make_room
+from quoteshm.service.listening import HTTP_FILES, OTHER_FILES, Drain, Listener, make_room
 from quoteshm.service.live import LiveService
+from quoteshm.service.notify import Channel, Notify
 from quoteshm.service.periodic import Periodic
 from quoteshm.service.publisher import Publisher
 from quoteshm.service.refresh import EAGER, PATIENT, RefreshService
 from quoteshm.service.roster import LOGGED, Roster, named, refuse_none
 from quoteshm.service.secret import read_token
+from quoteshm.service.standing import DaemonStanding
 from quoteshm.service.worker import T, Worker
 from quoteshm.shm.segment import SegmentSpec
 from quoteshm.shm.writer import SegmentWriter
@@ -84,6 +80,7 @@ class WriterService(Service):
         self.spec, self._clock, self._settings = spec, clock, settings
         self.writer: SegmentWriter | None = None
         self._was_there = False
+        self._reactor, self._last_beat_s = reactor, -math.inf
         self._heartbeat = task.LoopingCall(self._beat)
         self._heartbeat.clock = reactor
 
@@ -117,8 +114,13 @@ class WriterService(Service):
         try:
             if self.writer is not None:
                 self.writer.heartbeat()
+                self._last_beat_s = self._reactor.seconds()
         except Exception:  # noqa: BLE001 (it would end the loop for good)
             self.log.failure("no heartbeat")
+
+    def beat_age_s(self) -> float:
+        """Give the seconds since the heartbeat was last written."""
+        return float(self._reactor.seconds() - self._last_beat_s)
 
     def abandon(self) -> None:
         """Let go after a failed start: what was there before it stays there."""
@@ -188,6 +190,9 @@ class Daemon(MultiService):
         self._calendar_worker: Worker | None = None
         self.live: LiveService | None = None
         self.archiver: ArchiveService | None = None
+        self.notify: Notify | None = None
+        self.http: Listener | None = None
+        self.factory: QuoteFactory | None = None
         self.roster: Roster | None = None
         spec = SegmentSpec(
             max_tickers=settings.room(len(self.tickers)),
@@ -223,6 +228,7 @@ class Daemon(MultiService):
         cache = QuoteCache(writer, self._clock)
         context = Context(writer, cache, self._bounds(), self.describe)
         factory = QuoteFactory(context, self._reactor, self.gate, log_traffic=debug)
+        self.factory = factory
         Drain(factory).setServiceParent(self)  # type: ignore[no-untyped-call]
         self._listen(factory)
         Periodic(self._reactor, LOOK_AFTER_S, factory.look_after).setServiceParent(self)  # type: ignore[no-untyped-call]
@@ -253,6 +259,11 @@ class Daemon(MultiService):
             changed=self._set_live,
             removed=self._drop_archived,
         )
+        if self.settings.http is not None:
+            self._listen_http(self.settings.http, factory)
+        standing = DaemonStanding(writer, self.refresh, self._clock, self.opened.beat_age_s)
+        self.notify = Notify(self._reactor, Channel.from_environment(os.environ), standing)
+        self.notify.setServiceParent(self)  # type: ignore[no-untyped-call]
         if self.settings.state_dir is None:
             # Not before: a signal that comes until then ends the process as it stands.
             self._reactor.callWhenRunning(self._start_refresh, None)
@@ -272,6 +283,10 @@ class Daemon(MultiService):
 
         A file that cannot be read, or is bad, leaves all as it was.
         """
+        with contextlib.nullcontext() if self.notify is None else self.notify.reloading():
+            self._reload()
+
+    def _reload(self) -> None:
         path = self.settings.tickers_file
         if path is None or self.roster is None:
             self.log.info("SIGHUP: nothing to be read again, as --tickers names no file")
@@ -337,7 +352,8 @@ class Daemon(MultiService):
     def _bounds(self) -> Bounds:
         """Give the bounds of the wire, with no more connections than there are files for."""
         wanted = self.settings.max_connections
-        room = max(1, make_room(wanted))  # none at all would be no server
+        others = OTHER_FILES + (HTTP_FILES if self.settings.http is not None else 0)
+        room = max(1, make_room(wanted, others))  # none at all would be no server
         if room < wanted:
             form = "room for {room} connections, not {wanted}: see ulimit -n"
             self.log.info(form, room=room, wanted=wanted)
@@ -349,6 +365,27 @@ class Daemon(MultiService):
             listener = Listener(self._reactor, description, factory, client_ca=ca)
             self.listeners.append(listener)
             listener.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def _listen_http(self, endpoint: str, factory: QuoteFactory) -> None:
+        from quoteshm.web.site import Site  # noqa: PLC0415 (needs an extra)
+        from quoteshm.web.watched import Watched  # noqa: PLC0415 (only with it)
+
+        assert self.publisher is not None  # noqa: S101 (for the type checker, as the next one)
+        assert self.refresh is not None  # noqa: S101
+        watched = Watched(
+            factory=factory,
+            publisher=self.publisher,
+            refresh=self.refresh,
+            heartbeat_age_s=self.opened.beat_age_s,
+            describe_source=getattr(self.source, "describe", dict),
+        )
+        settings = self.settings
+        names, debug = settings.http_hosts, settings.log_level == "debug"
+        site = Site(watched, self._reactor, names=names, log_traffic=debug)
+        said = "dashboard at http://{where}/"
+        self.http = Listener(self._reactor, endpoint, site, said=said)
+        self.listeners.append(self.http)
+        self.http.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def _start_archive(self, writer: SegmentWriter, hub: Hub, state_dir: Path) -> None:
         """Load what is archived, and only then ask the source, which is told of all of it."""
@@ -379,6 +416,8 @@ class Daemon(MultiService):
 
     def stopService(self) -> defer.Deferred[None]:
         """Stop the refreshes first, the segment last."""
+        if self.notify is not None:
+            self.notify.stopping()
         Service.stopService(self)
         return defer.Deferred.fromCoroutine(self._stop())
 
@@ -413,6 +452,11 @@ class Daemon(MultiService):
             told["last_success_ms"] = self.refresh.last_success_ms
             told["error"] = self.refresh.error
             told["ticker_status"] = self.refresh.status()
+        if self.factory is not None:
+            told["clients"] = self.factory.connections.count
+            told["subscriptions"] = len(self.factory.hub)
+        if self.http is not None:
+            told["http"] = self.http.where
         describe = getattr(self.source, "describe", None)  # of one that asks somebody else
         if describe is not None:
             told["requests"] = describe()
@@ -497,6 +541,18 @@ def _check_place(settings: Settings) -> None:
             raise SettingsError("--shm-group", settings.shm_group, expected) from None
 
 
+def _check_web(settings: Settings) -> None:
+    """Refuse ``--http`` where the libraries of its extra are missing."""
+    if settings.http is None:
+        return
+    try:
+        import prometheus_client  # noqa: F401, PLC0415 (as the next one)
+        import wsproto  # noqa: F401, PLC0415 (only where it is used)
+    except ImportError as error:
+        expected = f"the extra web, as in pip install 'quoteshm[web]' ({error})"
+        raise SettingsError("--http", settings.http, expected) from None
+
+
 def _check_live(settings: Settings) -> None:
     """Refuse ``--live`` where the libraries of its extra are missing."""
     if not settings.live:
@@ -516,12 +572,13 @@ def make_daemon(settings: Settings, start_failed: Callable[[Exception], None]) -
     ------
     SettingsError
         A folder or a group that an option names is not there, its token cannot be read, or what
-        ``--live`` needs is not installed.
+        ``--http`` or ``--live`` needs is not installed.
 
     """
     from twisted.internet import reactor  # noqa: PLC0415 (installs one: not when this is imported)
 
     _check_place(settings)
+    _check_web(settings)
     _check_live(settings)
     token = None if settings.auth_token_file is None else read_token(settings.auth_token_file)
     clock = SystemClock()
@@ -575,7 +632,7 @@ class _UnderTwistd(MultiService):
         twistd = self._options.parent
         if isinstance(parent, Componentized) and twistd is not None and not twistd["syslog"]:
             name = twistd["logfile"] or ("-" if twistd["nodaemon"] else "twistd.log")
-            observer = filtered(textFileLogObserver(_log_file(name)), self._options.settings)
+            observer = logs.observer(_log_file(name), self._options.settings)
             parent.setComponent(ILogObserver, observer)
             self._heeds_hangups = True
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
@@ -640,13 +697,6 @@ def _log_file(name: str) -> Any:  # noqa: ANN401 (a file, or one of Twisted's th
     return file
 
 
-def filtered(observer: Any, settings: Settings) -> Any:  # noqa: ANN401 (interfaces, to no type checker)
-    """Let only events of ``--log-level`` and above through to an observer."""
-    level = LogLevel.levelWithName(settings.log_level)
-    predicate: Any = LogLevelFilterPredicate(defaultLogLevel=level)
-    return FilteringLogObserver(observer, [predicate])
-
-
 def makeService(options: Options) -> MultiService:
     """Make the service that twistd runs.
 
@@ -697,7 +747,7 @@ def serve(argv: Sequence[str]) -> int:
     except (usage.UsageError, SettingsError) as error:
         sys.stderr.write(f"quoteshm: {error}\n")
         return 1
-    observer = filtered(textFileLogObserver(sys.stderr), options.settings)
+    observer = logs.observer(sys.stderr, options.settings)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     steady(reactor)
     heed_hangups(daemon)

@@ -48,6 +48,8 @@ CLIENT_CA: Final = "--tls-client-ca"
 DRAIN_S: Final = 5.0
 #: Files that the daemon has open beside its connections, with room to spare.
 OTHER_FILES: Final = 128
+#: Connections of the page, where there is one.
+HTTP_FILES: Final = 256
 #: So long another daemon may take to begin to listen in the same folder; it takes milliseconds.
 LOCK_WAIT_S: Final = 2.0
 _PIECE: Final = re.compile(r"(?:[^:\\]|\\.)*")
@@ -57,7 +59,7 @@ _CERTIFICATE: Final = re.compile(
 )
 
 
-def make_room(connections: int) -> int:
+def make_room(connections: int, others: int = OTHER_FILES) -> int:
     """Let this process have as many files as so many connections take, if the machine allows it.
 
     Returns
@@ -67,11 +69,11 @@ def make_room(connections: int) -> int:
 
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + OTHER_FILES
+    wanted = connections + others
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    room = connections if soft == resource.RLIM_INFINITY else soft - OTHER_FILES
+    room = connections if soft == resource.RLIM_INFINITY else soft - others
     return max(0, min(connections, room))
 
 
@@ -91,6 +93,8 @@ class Listener(Service):
         Makes a protocol for each connection.
     client_ca : Path, optional
         Who issues the certificates that clients of TLS have to show.
+    said : str
+        What is logged once the port is open, with ``{where}`` in it.
 
     """
 
@@ -103,8 +107,9 @@ class Listener(Service):
         factory: Any,  # noqa: ANN401 (the same)
         *,
         client_ca: Path | None = None,
+        said: str = "listening on {where}",
     ) -> None:
-        self.description = description
+        self.description, self._said = description, said
         self._reactor, self._factory, self._client_ca = reactor, factory, client_ca
         self._port: Any = None  # an IListeningPort
 
@@ -145,11 +150,16 @@ class Listener(Service):
         self._port = port
         tls = " (TLS)" if self.description.startswith("ssl:") else ""
         where = f"{peer_name(port.getHost())}{tls}"
-        self._reactor.callWhenRunning(self.log.info, "listening on {where}", where=where)
+        self._reactor.callWhenRunning(self.log.info, self._said, where=where)
 
     def _log_problems(self, problems: list[Failure]) -> None:
         for problem in problems:
             self.log.failure("not listening at {endpoint}", problem, endpoint=self.description)
+
+    @property
+    def where(self) -> str | None:
+        """The address that it listens at, as a person writes it; None where it does not."""
+        return None if self._port is None else peer_name(self._port.getHost())
 
     def abandon(self) -> None:
         """Leave no file behind, for a process that ends without having run."""

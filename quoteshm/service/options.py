@@ -23,6 +23,7 @@ from twisted.python import usage
 
 from quoteshm.errors import SettingsError
 from quoteshm.model import INTERVALS, SeriesKind
+from quoteshm.service.logs import FORMATS
 from quoteshm.service.settings import DEFAULT_TICKERS, Settings
 from quoteshm.sources.synthetic import synthetic_tickers
 
@@ -179,6 +180,14 @@ def read_tickers(path: Path, read_text: ReadText, label: str = "--tickers") -> t
         raise SettingsError(place, error.found[:80], TICKER) from None
     except ValueError:
         raise SettingsError(place, "no ticker", "at least one") from None
+
+
+def _read_hosts(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(","))
+    for name in names:
+        if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", name):
+            raise ValueError(name)
+    return names
 
 
 def _read_text(text: str) -> str:
@@ -373,8 +382,28 @@ OPTIONS: Final = (
         None,
         "ask clients of ssl: endpoints for certificates of these authorities",
     ),
+    Option(
+        "http",
+        _whole(0, 65_535),
+        None,
+        "TCP port of the dashboard, /metrics, /healthz, /readyz and the WebSocket /wire, on "
+        "--interface; 0 takes any free one. Needs the extra web",
+    ),
+    Option(
+        "http-host",
+        Check("names of hosts with commas between them", _read_hosts, text_only=True),
+        None,
+        "names that browsers and Prometheus may use for this machine over --http, besides "
+        "localhost and addresses",
+    ),
     Option("config", Check("a TOML file", _read_text), None, "TOML file with these options", "c"),
     Option("log-level", _one_of(*LOG_LEVELS), "info", f"{', '.join(LOG_LEVELS)}"),
+    Option(
+        "log-format",
+        _one_of(*FORMATS),
+        "text",
+        "text for people, json for one object a line",
+    ),
 )
 
 _BY_NAME: Final = {option.name: option for option in OPTIONS}
@@ -566,7 +595,10 @@ def _derive(given: Mapping[str, _Given]) -> Settings:
         heartbeat_s=value("heartbeat"),
         auth_token_file=value("auth-token-file"),
         tls_client_ca=value("tls-client-ca"),
+        http=_tcp(given, "http") if "http" in given else None,
+        http_hosts=value("http-host", ()),
         log_level=value("log-level"),
+        log_format=value("log-format"),
     )
 
 
@@ -608,12 +640,17 @@ def _check_adjustment(given: _Given, intervals: Sequence[str]) -> None:
 
 def _choose_endpoints(given: Mapping[str, _Given]) -> tuple[str, ...]:
     """Put the port beside the endpoints only where somebody asked for it."""
-    interface = quoteStringArgument(given["interface"].value)
-    port = f"tcp:{given['port'].value}:interface={interface}:backlog={BACKLOG}"
+    port = _tcp(given, "port")
     if "endpoint" not in given:
         return (port,)
     wanted: tuple[str, ...] = given["endpoint"].value
     return (port, *wanted) if given["port"].origin is not _NOWHERE else wanted
+
+
+def _tcp(given: Mapping[str, _Given], name: str) -> str:
+    """Give the endpoint of the port that an option names."""
+    interface = quoteStringArgument(given["interface"].value)
+    return f"tcp:{given[name].value}:interface={interface}:backlog={BACKLOG}"
 
 
 def _check_certificates_asked_for(given: _Given, endpoints: Sequence[str]) -> None:

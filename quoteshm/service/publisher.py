@@ -9,6 +9,7 @@ halves, so that only the ticker at fault is left out.
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -32,6 +33,7 @@ from quoteshm.sources.base import (
     Unchanged,
 )
 from quoteshm.wire.push import Restated
+from quoteshm.wire.tally import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 #: Row, interval, bar and quote: what `SegmentWriter.write_tick` takes.
 _Tick = tuple[int, str, tuple[float, ...], tuple[float, ...]]
+_Answer = TickerBars | TickerPrices | TickerTicks | Unchanged
 
 DAILY: Final = "1d"
 NO_BARS: Final = Bars.empty()
@@ -65,6 +68,7 @@ class Counts:
     late: int = 0  # older than what is published
     restated: int = 0  # closed bars that the vendor changed
     refused: int = 0  # answers that the writer would not take
+    commits: int = 0
     late_prices: int = 0  # prices without bars that were older than what is published
     early_prices: int = 0  # prices of tickers of which no bars are published
 
@@ -168,7 +172,7 @@ class Publisher:
     ) -> None:
         self.writer, self.clock, self.verbose, self.quiet = writer, clock, verbose, quiet
         self.announce = announce
-        self.counts = Counts()
+        self.counts, self.durations = Counts(), Histogram()
         self._kinds = {kind.interval: kind for kind in writer.spec.kinds}
         # By identity: a source gives the same tuple as long as they are the same tickers.
         self._rows: dict[int, tuple[tuple[str, ...], Rows]] = {}
@@ -248,17 +252,20 @@ class Publisher:
 
     # -- publishing --------------------------------------------------------------------------
 
-    def publish(
-        self, results: Sequence[TickerBars | TickerPrices | TickerTicks | Unchanged]
-    ) -> Outcome:
+    def publish(self, results: Sequence[_Answer]) -> Outcome:
         """Publish answers in one commit.
 
         A ticker that cannot be published is left out and named in the outcome; it never keeps
         the others back.
         """
+        began_s = time.perf_counter()
         outcome = Outcome(self.writer.epoch)
-        if len(results) == 1 and self._publish_single(results[0], outcome):
-            return outcome
+        if len(results) != 1 or not self._publish_single(results[0], outcome):
+            self._publish_all(results, outcome)
+        self.durations.add(time.perf_counter() - began_s)
+        return outcome
+
+    def _publish_all(self, results: Sequence[_Answer], outcome: Outcome) -> None:
         parts: list[_Part] = []
         seen: set[str] = set()
         ticks = [result for result in results if isinstance(result, TickerTicks)]
@@ -283,7 +290,6 @@ class Publisher:
                 if part is not None:
                     parts.append(part)
         self._commit(parts, outcome)
-        return outcome
 
     def _commit(self, parts: list[_Part], outcome: Outcome) -> None:
         """Write the parts in one commit, or in several where the writer refuses one of them."""
@@ -304,6 +310,7 @@ class Publisher:
             self._commit(halves[middle:], outcome)
             return
         self.announce([one for part in parts for one in part.restated])
+        self.counts.commits += 1
         self.counts.restated += sum(len(one.bars) for part in parts for one in part.restated)
         is_live = all(part.is_live for part in parts)
         self._log_commit([part.tickers for part in parts], outcome.epoch, is_live=is_live)
@@ -380,6 +387,7 @@ class Publisher:
         except Exception as error:  # noqa: BLE001  (whatever one ticker does harms no other)
             self._refuse(result.tickers, error, outcome)
             return True
+        self.counts.commits += 1
         self.announce(())
         self._log_commit([result.tickers], outcome.epoch)
         return True
@@ -723,7 +731,7 @@ _BAR: Final = slice(0, 5)  # of a quote's values those that a bar has, in the sa
 _VALUES: Final = ("open", "high", "low", "price", "volume", "prev_close")
 
 
-def _names(result: TickerBars | TickerPrices | TickerTicks | Unchanged) -> tuple[str, ...]:
+def _names(result: _Answer) -> tuple[str, ...]:
     return (result.ticker.symbol,) if isinstance(result, TickerBars) else result.tickers
 
 

@@ -10,6 +10,8 @@ or, while the source is being asked for others, between two of its answers.
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -26,6 +28,7 @@ from quoteshm.sources.base import (
     TickerBars,
     TickerTicks,
     Unchanged,
+    printable,
 )
 
 if TYPE_CHECKING:
@@ -141,6 +144,7 @@ class RefreshService(Service):
         self.source, self.publisher = source, publisher
         self.refresh_s, self.failures = refresh_s, failures
         self.troubles: dict[str, Trouble] = {}
+        self.failed: Counter[Reason] = Counter()  # attempts so far
         self.last_attempt_ms: int | None = None  # of any ticker
         self.last_success_ms: int | None = None
         self.error: str | None = None  # why the last refresh broke off as a whole
@@ -337,7 +341,7 @@ class RefreshService(Service):
 
     def _broke_off(self, error: Exception) -> None:
         """Log that the source itself failed, once for each thing it says."""
-        said = f"{type(error).__name__}: {error}"
+        said = printable(f"{type(error).__name__}: {error}")
         if said != self.error:
             self.log.failure("{source} broke off", source=self.source.name)
         self.error = said
@@ -409,9 +413,11 @@ class RefreshService(Service):
     def _failed(self, failure: Failure, now_ms: int) -> None:
         if failure.reason is Reason.STOPPED:
             return
+        failure = dataclasses.replace(failure, message=printable(failure.message))
         if failure.retry_s is not None:
             self._put_off_for(failure, failure.retry_s, now_ms)
             return
+        self.failed[failure.reason] += 1
         ticker, before = failure.ticker, self.troubles.get(failure.ticker)
         attempts = (
             1 if before is None or before.reason is not failure.reason else before.attempts + 1

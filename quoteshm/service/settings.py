@@ -48,7 +48,10 @@ class Settings:
     heartbeat_s: float = 5.0
     auth_token_file: Path | None = None
     tls_client_ca: Path | None = None
+    http: str | None = None  # the endpoint of the page; there is none without it
+    http_hosts: tuple[str, ...] = ()
     log_level: str = "info"
+    log_format: str = "text"
 
     @property
     def bounds(self) -> Bounds:

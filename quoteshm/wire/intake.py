@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from quoteshm.wire.outbox import Transport, is_plain
+from quoteshm.wire.tally import Tally
 
 CHUNK_NBYTES: Final = 1 << 16
 _DATA: Final = select.EPOLLIN
@@ -120,6 +121,8 @@ class Intake:
     ----------
     reactor
         Twisted's; it has this as a reader for as long as there is a client.
+    tally : Tally, optional
+        Told when a turn begins and ends.
 
     Attributes
     ----------
@@ -130,8 +133,8 @@ class Intake:
 
     log = Logger()
 
-    def __init__(self, reactor: Any) -> None:  # noqa: ANN401  one of Twisted's, of several interfaces
-        self._reactor = reactor
+    def __init__(self, reactor: Any, tally: Tally | None = None) -> None:  # noqa: ANN401  one of Twisted's, of several interfaces
+        self._reactor, self._tally = reactor, tally or Tally()
         self._epoll = select.epoll()  # now: when the last file is taken there is none for it
         self._readings: dict[int, SocketReading] = {}
         self._afterwards: list[Callable[[], object]] = []
@@ -166,6 +169,7 @@ class Intake:
         """Hear all who have something to say; then send what is to be sent."""
         events, readings = self._epoll.poll(0, TURN_CLIENTS), self._readings
         self.is_gathering = len(events) > 1
+        self._tally.begin()
         try:
             for number, event in events:
                 reading = readings.get(number)
@@ -183,6 +187,7 @@ class Intake:
                     act()
                 except Exception:  # noqa: BLE001  as in `_hear`
                     self.log.failure("a client could not be answered")
+            self._tally.end()
 
     def _hear(self, reading: SocketReading) -> None:
         try:

@@ -27,7 +27,7 @@ from quoteshm.wire.bounds import Bounds
 from quoteshm.wire.push import MAX_NAMED, MAX_SUBSCRIPTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from quoteshm.market.quotes import QuoteCache
     from quoteshm.shm.writer import SegmentWriter
@@ -37,6 +37,8 @@ _encode: Final = msgspec.json.Encoder().encode
 _VERSION: Final = importlib.metadata.version("quoteshm")
 
 _BOUNDS: Final = Bounds()
+UNKNOWN_OP: Final = "unknown"
+_NO_DOCUMENT: Final[dict[str, object]] = {}
 INTERNAL_MESSAGE: Final = "internal error: see the server's log"
 
 
@@ -118,6 +120,7 @@ class Answer(NamedTuple):
 
     reply: bytes
     error: RequestError | None = None
+    op: str = UNKNOWN_OP  # what was asked for, as far as there is such an op
 
 
 def answer(context: Context, line: bytes, client: Client | None = None) -> Answer:
@@ -133,7 +136,7 @@ def answer(context: Context, line: bytes, client: Client | None = None) -> Answe
         The connection. Without one everything may be asked that needs none.
 
     """
-    request_id = None
+    request_id, document = None, _NO_DOCUMENT
     try:
         document = messages.parse(line)
         request_id = messages.readable_id(document)
@@ -144,15 +147,21 @@ def answer(context: Context, line: bytes, client: Client | None = None) -> Answe
         reply = messages.response(request.id, request.type, data)
         if len(reply) > context.bounds.max_pending_bytes:
             return _too_much(context, request, client, len(reply))
-        return Answer(reply)
+        return Answer(reply, None, request.type)
     except RequestError as error:
-        return refuse(error, request_id)
+        return refuse(error, request_id, _op_of(document))
     except (UnknownTickerError, UnknownIntervalError) as error:
-        return refuse(RequestError(ErrorCode.NOT_FOUND, str(error)), request_id)
+        return refuse(RequestError(ErrorCode.NOT_FOUND, str(error)), request_id, _op_of(document))
     except Exception as error:  # noqa: BLE001  no request may end a connection, let alone more
         internal = RequestError(ErrorCode.INTERNAL, INTERNAL_MESSAGE)
         internal.__cause__ = error
-        return refuse(internal, request_id)
+        return refuse(internal, request_id, _op_of(document))
+
+
+def _op_of(document: Mapping[str, object]) -> str:
+    """Name the op that is asked for, as far as there is such an op."""
+    op = document.get("type")
+    return op if isinstance(op, str) and op in OPERATIONS else UNKNOWN_OP
 
 
 def _check_permission(op: str, client: Client) -> None:
@@ -162,9 +171,11 @@ def _check_permission(op: str, client: Client) -> None:
         raise RequestError(ErrorCode.UNAUTHORIZED, f"{op}: {TRUST_WANTED}")
 
 
-def refuse(error: RequestError, request_id: messages.Id | None = None) -> Answer:
+def refuse(
+    error: RequestError, request_id: messages.Id | None = None, op: str = UNKNOWN_OP
+) -> Answer:
     """Make an error reply; the id is None where there is none to be read."""
-    return Answer(messages.error(request_id, error.code, error.message), error)
+    return Answer(messages.error(request_id, error.code, error.message), error, op)
 
 
 def overlong(context: Context) -> Answer:
@@ -180,7 +191,7 @@ def _too_much(
     if client is not None and isinstance(request, messages.Subscribe):
         client.unsubscribe(request.id)
     message = f"reply of {nbytes} bytes, at most {context.bounds.max_pending_bytes}: ask for less"
-    return refuse(RequestError(ErrorCode.OVERLOADED, message), request.id)
+    return refuse(RequestError(ErrorCode.OVERLOADED, message), request.id, request.type)
 
 
 # -- the operations: each gives the reply's ``data`` as JSON ---------------------------------
@@ -265,6 +276,7 @@ def get_info(context: Context, _request: messages.GetInfo) -> bytes:
             "protocol_version": messages.PROTOCOL_VERSION,
             "layout_version": LAYOUT_VERSION,
             "pid": os.getpid(),
+            "now_ms": cache.clock.wall_ms(),
             "uptime_s": (cache.clock.boot_ms() - context.started_boot_ms) / 1000,
             "instance": writer.instance,
             "shm_name": None if writer.path is None else writer.path.name,

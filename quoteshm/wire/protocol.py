@@ -28,6 +28,7 @@ from quoteshm.wire.outbox import Outbox, Transport, is_plain, outbox
 from quoteshm.wire.peers import Peer, Taken, peer_of, taken, tune
 from quoteshm.wire.push import Hub
 from quoteshm.wire.shortcut import LONGEST_NBYTES, Shortcut
+from quoteshm.wire.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +72,7 @@ class QuoteProtocol(LineReceiver):
 
     def __init__(self, server: QuoteFactory) -> None:
         self.server, self.context = server, server.context
-        self._bounds = server.context.bounds
+        self._bounds, self._tally = server.context.bounds, server.tally
         self._framer = LineFramer(self._bounds.max_line_bytes)
         self._shortcut = server.shortcut if server.gate.is_open else None
         self._is_let_in = server.gate.is_open
@@ -156,7 +157,26 @@ class QuoteProtocol(LineReceiver):
         """Answer the lines that are here: a turn's, as long as the client reads the replies."""
         if self._answering or self._awaits_turn or not self._outbox.is_clear:
             return
-        self._answering, left = True, self._bounds.max_requests_per_turn
+        tally = self._tally
+        if tally.began_s:
+            left = self._answer_turn()
+        else:
+            tally.begin()
+            try:
+                left = self._answer_turn()
+            finally:
+                tally.end()
+        if not self._outbox.is_clear:
+            self._pause()
+        elif left == 0 and self._framer.has_more:
+            self._await_turn()
+        elif self._ended:
+            self._finish()
+
+    def _answer_turn(self) -> int:
+        """Answer as many lines as a turn allows; give how many more there might have been."""
+        most = left = self._bounds.max_requests_per_turn
+        self._answering = True
         try:
             while left > 0 and self._outbox.is_clear:
                 if self._shortcut is not None and self._framer.is_between_lines:
@@ -169,16 +189,12 @@ class QuoteProtocol(LineReceiver):
                 self._receive(line)
         finally:
             self._answering = False
+            self._tally.count += most - left
             if self._replies and self.server.intake.is_gathering:
                 self.server.intake.afterwards(self._send_replies)
             else:
                 self._flush()
-        if not self._outbox.is_clear:
-            self._pause()
-        elif left == 0 and self._framer.has_more:
-            self._await_turn()
-        elif self._ended:
-            self._finish()
+        return left
 
     def _answer_canonical(self, shortcut: Shortcut, limit: int) -> int:
         """Answer canonical lines, up to the first that is none; give how many."""
@@ -186,6 +202,7 @@ class QuoteProtocol(LineReceiver):
         parts, count, framer.at = shortcut.answer(framer.chunk, framer.at, limit)
         if count:
             self._replies += parts
+            self._tally.short += count
             self._lines_seen = True
         return count
 
@@ -231,8 +248,21 @@ class QuoteProtocol(LineReceiver):
     def _finish(self) -> None:
         last = None if self._draining else self._framer.finish()
         if last is not None:
-            self._receive(last)
+            self._receive_last(last)
         self._close()
+
+    def _receive_last(self, line: bytes | Overlong) -> None:
+        """Answer what has no end; it counts as any other line."""
+        tally = self._tally
+        tally.count += 1
+        if tally.began_s:
+            self._receive(line)
+            return
+        tally.begin()
+        try:
+            self._receive(line)
+        finally:
+            tally.end()
 
     def _close(self) -> None:
         """Close once everything is sent; `look_after` sees to it that it comes to that."""
@@ -245,9 +275,12 @@ class QuoteProtocol(LineReceiver):
     # -- replies -----------------------------------------------------------------------------
 
     def _answer(self, answer: operations.Answer, line: bytes) -> None:
-        reply = answer.reply
-        if answer.error is not None:
-            self._log_error(answer.error, line)
+        reply, error, op = answer
+        if error is None:
+            self._tally.answers[op] += 1
+        else:
+            self._tally.errors[op, error.code.value] += 1
+            self._log_error(error, line)
         if self.server.log_traffic:
             self.log.debug("{peer} gets {reply}", peer=self.peer.name, reply=loggable(reply))
         self._replies.append(reply)
@@ -308,6 +341,16 @@ class QuoteProtocol(LineReceiver):
         """Whether all that was sent to it is on its way."""
         return self._outbox.is_clear
 
+    @property
+    def queued_nbytes(self) -> int:
+        """What waits for it to read."""
+        return self._outbox.queued_nbytes
+
+    @property
+    def sent_nbytes(self) -> int:
+        """What it was sent so far."""
+        return self._outbox.sent_nbytes
+
     def send(self, *parts: bytes) -> None:
         """Send an event."""
         if self.server.log_traffic:
@@ -337,11 +380,13 @@ class QuoteProtocol(LineReceiver):
             self._moved_s = now_s
         elif now_s - self._moved_s > bounds.write_timeout_s:
             self.log.info("{peer} does not read: cut off", peer=self.peer.name)
+            self._tally.cut_off += 1
             self.abort()
             return
         is_idle = 0 < bounds.idle_timeout_s < now_s - self._heard_s
         if is_idle and is_done and not self.server.hub.has(self):
             self.log.debug("{peer} says nothing: closed", peer=self.peer.name)
+            self._tally.idle += 1
             self._close()
 
     def abort(self) -> None:
@@ -392,6 +437,8 @@ class QuoteFactory(ServerFactory):
     ----------
     hub : Hub
         The subscriptions; to be told of each commit.
+    tally : Tally
+        What all connections count.
 
     """
 
@@ -412,7 +459,8 @@ class QuoteFactory(ServerFactory):
         self.hub = Hub(context.cache, turns, bounds.heartbeat_s)
         self.admitted = set[QuoteProtocol]()
         self.connections = Connections(bounds.max_connections, bounds.max_connections_per_peer)
-        self.intake = Intake(turns)
+        self.tally = Tally()
+        self.intake = Intake(turns, self.tally)
         self.ration = LogRation(turns, self._log_left_out)
         self.clients: set[QuoteProtocol] = set()  # those that are turned away, too
         self._drained: Deferred[None] | None = None  # from when the server is to stop
@@ -433,7 +481,10 @@ class QuoteFactory(ServerFactory):
         self.clients.add(client)
         if reason is None:
             self.admitted.add(client)
-        elif self.ration.allows():
+            self.tally.connected += 1
+            return None
+        self.tally.turned_away += 1
+        if self.ration.allows():
             self.log.info("{peer} is turned away: {reason}", peer=client.peer.name, reason=reason)
         return reason
 
@@ -444,7 +495,9 @@ class QuoteFactory(ServerFactory):
 
     def left(self, client: QuoteProtocol) -> None:
         """Count a client out."""
-        self.clients.discard(client)
+        if client in self.clients:
+            self.clients.remove(client)
+            self.tally.sent_nbytes += client.sent_nbytes
         if client in self.admitted:
             self.admitted.remove(client)
             self.connections.leave(client.peer.key)

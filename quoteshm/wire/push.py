@@ -170,6 +170,7 @@ class Hub:
         self._restated: dict[tuple[str, str], _Notice] = {}
         self._restated_bars: dict[tuple[str, str], Restatements] = {}
         self._restated_epoch = self._first_epoch = cache.writer.epoch
+        self.told = self.skipped = 0  # so far: events but heartbeats, commits folded into others
         self._kept_epoch = -1  # of what follows
         self._events: dict[tuple[Selection, int, int], list[tuple[bytes, ...]]] = {}
         self._objects: dict[tuple[Selection, int, bool], bytes] = {}
@@ -418,6 +419,9 @@ class Hub:
             self.log.failure("a subscriber cannot be told: cut off")
             one.client.abort()
             return
+        if one.owed:
+            self.told += len(events)
+            self.skipped += one.owed - 1
         one.epoch = self.cache.writer.epoch
         one.owed, one.told_ms = 0, now_ms
 

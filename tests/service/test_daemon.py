@@ -23,7 +23,7 @@ from twisted.trial import unittest
 
 from quoteshm.errors import SettingsError, WriterRunningError
 from quoteshm.market.quotes import QuoteCache
-from quoteshm.service import daemon
+from quoteshm.service import daemon, logs
 from quoteshm.service.settings import Settings
 from quoteshm.shm.writer import SegmentWriter
 from quoteshm.sources.synthetic import Synthetic
@@ -98,6 +98,7 @@ class TestDaemon(Case):
         told: Any = one.describe()
         assert told["ticker_status"]["AAPL"]["state"] == "ok"
         assert told["bars"] == {"dropped": 0, "late": 0, "restated": 0, "refused": 0}
+        assert (told["clients"], told["subscriptions"]) == (0, 0)
 
         self.successResultOf(one.stopService())
         assert not self.segment.exists()
@@ -105,7 +106,7 @@ class TestDaemon(Case):
     def test_no_more_connections_are_let_in_than_there_are_files_for(self) -> None:
         """And `get_info` says so; one there may always be."""
         for room, most in ((0, 1), (7, 7), (20, 20)):
-            self.patch(daemon, "make_room", lambda _, room=room: room)
+            self.patch(daemon, "make_room", lambda _wanted, _others, room=room: room)
             one = self.make(max_connections=20, endpoints=("tcp:7",))
             with capturedLogs() as logs:
                 one.startService()
@@ -413,7 +414,7 @@ class TestLog(Case):
     def test_only_the_level_and_above_get_through(self) -> None:
         """In a log that stands in for twistd's."""
         events: list[Any] = []
-        observer = daemon.filtered(events.append, replace(self.settings, log_level="warn"))
+        observer = logs.filtered(events.append, replace(self.settings, log_level="warn"))
         for level in (LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error):
             observer({"log_level": level, "log_namespace": "any"})
         assert [event["log_level"] for event in events] == [LogLevel.warn, LogLevel.error]

@@ -65,7 +65,10 @@ SAMPLES = {
     "max-requests-per-turn": ("1", "2", "3", "max_requests_per_turn"),
     "heartbeat": ("1", "2", "2.5", "heartbeat_s"),
     "auth-token-file": ("/a", "/b", "/c", "auth_token_file"),
+    "http": ("1", "2", "3", "http"),
+    "http-host": ("a", "b.example", "c,D", "http_hosts"),
     "log-level": ("debug", "warn", "error", "log_level"),
+    "log-format": ("json", "text", "json", "log_format"),
 }
 ELSEWHERE = {"files", "synthetic-count", "config", "tls-client-ca"}
 
@@ -90,6 +93,18 @@ def test_a_flag_counts_before_the_environment_and_that_before_the_file(option: O
     assert seen(env=env, with_file=True) == seen(env=env)
     assert seen(with_file=True) == seen(f"--{option.name}", low)
     assert len({seen(*flag), seen(env=env), seen(with_file=True)}) == len({low, middle, high})
+
+
+def test_the_page_has_a_port_beside_that_of_the_wire() -> None:
+    """On the same interface; without the option there is none."""
+    found = settings("--http", "8080", "--interface", "::1", "--http-host", "A.example, b")
+    assert found.http == "tcp:8080:interface=\\:\\:1:backlog=1024"
+    assert found.endpoints[0].startswith("tcp:9000:")
+    assert found.http_hosts == ("a.example", "b")
+    assert settings().http is None
+    for bad in ("http://a", "a:8080", "-a", "a,,b", "é"):
+        with pytest.raises(SettingsError, match="--http-host"):
+            settings("--http-host", bad)
 
 
 def test_every_option_is_sampled() -> None:

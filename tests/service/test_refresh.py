@@ -297,6 +297,25 @@ class TestFailures(Case):
         assert status["B"]["attempts"] == 1
         assert status["B"]["last_success_ms"] is None
 
+    def test_what_is_said_of_a_failure_can_be_printed(self) -> None:
+        """Wherever it goes: to a log, a terminal, or as JSON to a client."""
+        said = "no file \udcff\n\x1b[31m caf\xe9"
+        self.source.answer = lambda t: Failure(t, Reason.EMPTY, said)
+        service = self.start("A")
+        printed = "no file \\udcff\\n\\x1b[31m caf\xe9"
+        assert self.failures == {"A": printed}
+        assert service.status()["A"]["message"] == printed
+        self.source.answer = lambda t: Failure(t, Reason.EMPTY, said, retry_s=1.0)
+        self.advance()
+        assert self.failures == {"A": printed}
+
+    def test_what_a_broken_source_says_can_be_printed(self) -> None:
+        """As a whole, too."""
+        self.source.error = ZeroDivisionError("so \udcff")
+        self.start("A")
+        assert self.service.error == "ZeroDivisionError: so \\udcff"
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
     def test_a_failing_ticker_is_asked_for_less_and_less(self) -> None:
         """The others with every refresh."""
         self.source.answer = lambda t: failure(t) if t == "B" else bars(t)

@@ -262,6 +262,7 @@ def test_get_info_tells_versions_limits_and_counts(market: Market) -> None:
     assert info["protocol_version"] == 1
     assert info["layout_version"] == LAYOUT_VERSION
     assert info["pid"] == os.getpid()
+    assert info["now_ms"] == NOW_MS + 2_500
     assert info["uptime_s"] == 2.5
     assert info["instance"] == market.writer.instance
     assert info["shm_name"] is None
