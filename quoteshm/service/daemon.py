@@ -1,568 +1,36 @@
-"""The daemon: settings become a tree of services, in a process that twistd or `serve` runs.
+"""The daemon as a process: settings become a tree of services, which twistd or `serve` runs.
 
-The tree starts from the segment outwards and stops the other way round, one service after the
-other: the writer, then the listeners, then the refreshes. What keeps it from starting is one line
-of the log, and exit status 1.
+What keeps it from starting is one line, and exit status 1.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import grp
-import math
 import os
-import random
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from twisted.application.service import MultiService, Service
-from twisted.internet import defer, task
-from twisted.logger import ILogObserver, Logger, globalLogBeginner
+from twisted.application.service import MultiService
+from twisted.logger import ILogObserver, globalLogBeginner
 from twisted.python import logfile, usage
 from twisted.python.components import Componentized
 
-from quoteshm.clock import Clock, SystemClock
-from quoteshm.errors import QuoteShmError, SegmentError, SettingsError
-from quoteshm.market.archive import Archive
-from quoteshm.market.quotes import QuoteCache
-from quoteshm.service import calendars, logs
+from quoteshm.clock import SystemClock
+from quoteshm.errors import SettingsError
+from quoteshm.service import logs, making
 from quoteshm.service import options as settings_options
-from quoteshm.service.archiver import ArchiveService
-from quoteshm.service.hours import Hours
-from quoteshm.service.listening import HTTP_FILES, OTHER_FILES, Drain, Listener, make_room
-from quoteshm.service.live import LiveService
-from quoteshm.service.notify import Channel, Notify
-from quoteshm.service.periodic import Periodic
-from quoteshm.service.publisher import Publisher
-from quoteshm.service.refresh import EAGER, PATIENT, RefreshService
-from quoteshm.service.roster import LOGGED, Roster, named, refuse_none
 from quoteshm.service.secret import read_token
-from quoteshm.service.standing import DaemonStanding
-from quoteshm.service.worker import T, Worker
-from quoteshm.shm.segment import SegmentSpec
-from quoteshm.shm.writer import SegmentWriter
+from quoteshm.service.tree import Daemon
 from quoteshm.wire.auth import Gate
-from quoteshm.wire.operations import Context
-from quoteshm.wire.protocol import QuoteFactory
-from quoteshm.wire.push import Hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quoteshm.service.settings import Settings
-    from quoteshm.sources.base import Source
-    from quoteshm.wire.bounds import Bounds
-
-LOOK_AFTER_S: Final = 1.0  # from one look at the deadlines of clients to the next
-HEARTBEAT_S: Final = 1.0
-#: So long the source waits for the archive; a disk that does not answer then is not waited for.
-LOAD_WAIT_S: Final = 30.0
-#: Reading Parquet is work; while it is done, most of the time, Python is free for the reactor.
-ARCHIVE_THREADS: Final = 2
-
-
-# -- services --------------------------------------------------------------------------------
-
-
-class WriterService(Service):
-    """Holds the segment from start to stop, and stamps its heartbeat.
-
-    The lock is taken when the service starts, as twistd has become a daemon by then.
-    """
-
-    def __init__(self, spec: SegmentSpec, clock: Clock, reactor: Any, settings: Settings) -> None:  # noqa: ANN401 (one of Twisted's, of several interfaces)
-        self.spec, self._clock, self._settings = spec, clock, settings
-        self.writer: SegmentWriter | None = None
-        self._was_there = False
-        self._reactor, self._last_beat_s = reactor, -math.inf
-        self._heartbeat = task.LoopingCall(self._beat)
-        self._heartbeat.clock = reactor
-
-    log = Logger()
-
-    def startService(self) -> None:
-        """Open the segment."""
-        super().startService()  # type: ignore[no-untyped-call]
-        if not self._settings.shm:
-            self.writer = SegmentWriter.anonymous(self.spec, self._clock)
-            self.log.info("no shared memory: serving over the network only")
-        else:
-            self._was_there = os.path.lexists(self.spec.path)
-            self.writer = SegmentWriter.open(self.spec, self._clock)
-            self._log_opened(self.writer)
-        self._heartbeat.start(HEARTBEAT_S)
-
-    def _log_opened(self, writer: SegmentWriter) -> None:
-        if writer.refused is not None:
-            self.log.warn("replaced the segment that was there: {why}", why=str(writer.refused))
-        self.log.info(
-            "{done} segment {path}: instance {instance}, {size} bytes, epoch {epoch}",
-            done="adopted" if writer.adopted else "made",
-            path=str(writer.path),
-            instance=writer.instance,
-            size=writer.size,
-            epoch=writer.epoch,
-        )
-
-    def _beat(self) -> None:
-        try:
-            if self.writer is not None:
-                self.writer.heartbeat()
-                self._last_beat_s = self._reactor.seconds()
-        except Exception:  # noqa: BLE001 (it would end the loop for good)
-            self.log.failure("no heartbeat")
-
-    def beat_age_s(self) -> float:
-        """Give the seconds since the heartbeat was last written."""
-        return float(self._reactor.seconds() - self._last_beat_s)
-
-    def abandon(self) -> None:
-        """Let go after a failed start: what was there before it stays there."""
-        self._close(unlink=not self._was_there)
-
-    def stopService(self) -> None:
-        """Close the segment, and take its name away unless told to keep it."""
-        super().stopService()  # type: ignore[no-untyped-call]
-        self._close(unlink=not self._settings.keep_segment)
-
-    def _close(self, *, unlink: bool) -> None:
-        if self._heartbeat.running:
-            self._heartbeat.stop()
-        writer, self.writer = self.writer, None
-        if writer is None:
-            return
-        try:
-            writer.close(unlink=unlink)
-        except SegmentError as error:  # it is closed, but its name could not be taken away
-            why = str(error)
-        else:
-            self.log.info("closed the segment")
-            return
-        self.log.error("the closed segment is left behind: {why}", why=why)
-
-
-class Daemon(MultiService):
-    """The whole tree, started in order and stopped one after the other, the last one first.
-
-    Parameters
-    ----------
-    settings : Settings
-    reactor
-        Twisted's.
-    clock : Clock
-    source : Source
-    tickers : sequence of str
-        The wanted ones.
-    start_failed : callable
-        Called with what kept the daemon from starting, once that has been logged; it does not
-        return.
-    gate : Gate, optional
-        What clients have to show; by default nothing.
-
-    """
-
-    log = Logger()
-
-    def __init__(  # noqa: PLR0913 (it is where all of them meet)
-        self,
-        settings: Settings,
-        reactor: Any,  # noqa: ANN401 (one of Twisted's, of several interfaces)
-        clock: Clock,
-        source: Source,
-        *,
-        tickers: Sequence[str],
-        start_failed: Callable[[Exception], None],
-        gate: Gate | None = None,
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.settings, self.source, self.tickers = settings, source, tuple(tickers)
-        self._reactor, self._clock, self._start_failed = reactor, clock, start_failed
-        self.gate = gate or Gate()
-        self.listeners: list[Listener] = []
-        self.refresh: RefreshService | None = None
-        self.publisher: Publisher | None = None
-        self._calendar_worker: Worker | None = None
-        self.live: LiveService | None = None
-        self.archiver: ArchiveService | None = None
-        self.notify: Notify | None = None
-        self.http: Listener | None = None
-        self.factory: QuoteFactory | None = None
-        self.roster: Roster | None = None
-        spec = SegmentSpec(
-            max_tickers=settings.room(len(self.tickers)),
-            kinds=settings.kinds,
-            source=source.name,
-            freshness_ms=round(settings.freshness_s * 1000),
-            adjustment=source.adjustment,
-            name=settings.shm_name,
-            directory=settings.shm_dir,
-            mode=settings.shm_mode,
-            group=settings.shm_group,
-        )
-        self.opened = WriterService(spec, clock, reactor, settings)
-        self.opened.setServiceParent(self)  # type: ignore[no-untyped-call]
-
-    def startService(self) -> None:
-        """Open the segment, listen, and begin to refresh."""
-        try:
-            super().startService()  # type: ignore[no-untyped-call]
-            assert self.opened.writer is not None  # noqa: S101 (for the type checker: it has started)
-            self._start_rest(self.opened.writer)
-        except (QuoteShmError, OSError) as error:
-            self.log.critical("cannot start: {why}", why=_said(error))
-            for listener in self.listeners:
-                listener.abandon()
-            self.opened.abandon()
-            self._start_failed(error)
-
-    def _start_rest(self, writer: SegmentWriter) -> None:
-        """Start what needs the writer; a service starts as it joins a tree that runs."""
-        debug = self.settings.log_level == "debug"
-        quiet = self.settings.log_level not in {"debug", "info"}
-        cache = QuoteCache(writer, self._clock)
-        context = Context(writer, cache, self._bounds(), self.describe)
-        factory = QuoteFactory(context, self._reactor, self.gate, log_traffic=debug)
-        self.factory = factory
-        Drain(factory).setServiceParent(self)  # type: ignore[no-untyped-call]
-        self._listen(factory)
-        Periodic(self._reactor, LOOK_AFTER_S, factory.look_after).setServiceParent(self)  # type: ignore[no-untyped-call]
-        self.publisher = Publisher(
-            writer, self._clock, factory.hub.published, verbose=debug, quiet=quiet
-        )
-        self.publisher.retire(self.tickers)
-        self.refresh = RefreshService(
-            self.source,
-            self.publisher,
-            self.tickers,
-            self.settings.kinds,
-            refresh_s=self.settings.refresh_s,
-            failures=cache.failures,
-            reactor=self._reactor,
-            clock=self._clock,
-            rng=random.Random(),  # noqa: S311 (for jitter)
-            patience=PATIENT if self.settings.source == "yahoo" else EAGER,
-            hours=self._make_hours(writer) if self.settings.source == "yahoo" else None,
-        )
-        cache.wanted = self.refresh.wanted
-        if self.settings.live:
-            self.live = self._make_live(self.publisher)
-        context.roster = self.roster = Roster(
-            self.refresh,
-            self.publisher,
-            refuse=getattr(self.source, "refuse", refuse_none),
-            changed=self._set_live,
-            removed=self._drop_archived,
-        )
-        if self.settings.http is not None:
-            self._listen_http(self.settings.http, factory)
-        standing = DaemonStanding(writer, self.refresh, self._clock, self.opened.beat_age_s)
-        self.notify = Notify(self._reactor, Channel.from_environment(os.environ), standing)
-        self.notify.setServiceParent(self)  # type: ignore[no-untyped-call]
-        if self.settings.state_dir is None:
-            # Not before: a signal that comes until then ends the process as it stands.
-            self._reactor.callWhenRunning(self._start_refresh, None)
-        else:
-            self._start_archive(writer, factory.hub, self.settings.state_dir)
-
-    def _set_live(self, tickers: Iterable[str]) -> None:
-        if self.live is not None:
-            self.live.set_tickers(tickers)
-
-    def _drop_archived(self, tickers: Iterable[str]) -> None:
-        if self.archiver is not None:
-            self.archiver.drop(tickers)
-
-    def reload(self) -> None:
-        """Read the file of ``--tickers`` again, and serve what it says; SIGHUP asks for it.
-
-        A file that cannot be read, or is bad, leaves all as it was.
-        """
-        with contextlib.nullcontext() if self.notify is None else self.notify.reloading():
-            self._reload()
-
-    def _reload(self) -> None:
-        path = self.settings.tickers_file
-        if path is None or self.roster is None:
-            self.log.info("SIGHUP: nothing to be read again, as --tickers names no file")
-            return
-        try:
-            if not path.is_file():  # a pipe, or a terminal, could keep the reactor for ever
-                raise SettingsError("--tickers", f"@{path}", "a file, to be read again")  # noqa: TRY301 (as one that cannot be read)
-            tickers = settings_options.read_tickers(path, settings_options.read_file)
-        except SettingsError as error:
-            why = _said(error)
-        else:
-            self._serve(path, tickers)
-            return
-        self.log.error("the tickers stay as they are: {why}", why=why)
-
-    def _serve(self, path: Path, tickers: Sequence[str]) -> None:
-        """Serve what a file says, and say in one line what that has changed."""
-        assert self.roster is not None  # noqa: S101 (for the type checker: `reload` has looked)
-        removed, added = self.roster.serve(tickers)
-        self.log.info(
-            "read {path} again: added {added}; removed {removed}",
-            path=str(path),
-            added=named(added.added),
-            removed=named(removed.removed),
-        )
-        for ticker, why in list(added.refused.items())[:LOGGED]:
-            self.log.warn("{ticker} is not added: {why}", ticker=ticker, why=why)
-
-    def _make_hours(self, writer: SegmentWriter) -> Hours | None:
-        """Have trading hours looked up, in a thread of their own, where there are any."""
-        if not calendars.is_installed():
-            self.log.info("no trading hours (extra calendar): tickers are asked for at any time")
-            return None
-        worker = self._calendar_worker = Worker(self._reactor, "calendar")
-
-        def time_zone(ticker: str) -> str | None:
-            row = writer.row_of.get(ticker)
-            return None if row is None else writer.tickers[row].time_zone
-
-        return Hours(
-            self._clock, time_zone, lambda *asked: worker.run(lambda: calendars.load(*asked))
-        )
-
-    def _make_live(self, publisher: Publisher) -> LiveService:
-        from quoteshm.sources.yahoo_live import YahooFeed  # noqa: PLC0415 (needs an extra)
-
-        worker = Worker(self._reactor, "live")
-
-        def run(work: Callable[[], T]) -> defer.Deferred[T]:
-            done = worker.run(work)
-            worker.stop()  # it is all that is ever asked of it
-            return done
-
-        return LiveService(
-            YahooFeed(self._reactor, run),
-            publisher,
-            self.tickers,
-            reactor=self._reactor,
-            clock=self._clock,
-            rng=random.Random(),  # noqa: S311 (for jitter)
-        )
-
-    def _bounds(self) -> Bounds:
-        """Give the bounds of the wire, with no more connections than there are files for."""
-        wanted = self.settings.max_connections
-        others = OTHER_FILES + (HTTP_FILES if self.settings.http is not None else 0)
-        room = max(1, make_room(wanted, others))  # none at all would be no server
-        if room < wanted:
-            form = "room for {room} connections, not {wanted}: see ulimit -n"
-            self.log.info(form, room=room, wanted=wanted)
-        return replace(self.settings.bounds, max_connections=room)
-
-    def _listen(self, factory: QuoteFactory) -> None:
-        ca = self.settings.tls_client_ca
-        for description in self.settings.endpoints:
-            listener = Listener(self._reactor, description, factory, client_ca=ca)
-            self.listeners.append(listener)
-            listener.setServiceParent(self)  # type: ignore[no-untyped-call]
-
-    def _listen_http(self, endpoint: str, factory: QuoteFactory) -> None:
-        from quoteshm.web.site import Site  # noqa: PLC0415 (needs an extra)
-        from quoteshm.web.watched import Watched  # noqa: PLC0415 (only with it)
-
-        assert self.publisher is not None  # noqa: S101 (for the type checker, as the next one)
-        assert self.refresh is not None  # noqa: S101
-        watched = Watched(
-            factory=factory,
-            publisher=self.publisher,
-            refresh=self.refresh,
-            heartbeat_age_s=self.opened.beat_age_s,
-            describe_source=getattr(self.source, "describe", dict),
-        )
-        settings = self.settings
-        names, debug = settings.http_hosts, settings.log_level == "debug"
-        site = Site(watched, self._reactor, names=names, log_traffic=debug)
-        said = "dashboard at http://{where}/"
-        self.http = Listener(self._reactor, endpoint, site, said=said)
-        self.listeners.append(self.http)
-        self.http.setServiceParent(self)  # type: ignore[no-untyped-call]
-
-    def _start_archive(self, writer: SegmentWriter, hub: Hub, state_dir: Path) -> None:
-        """Load what is archived, and only then ask the source, which is told of all of it."""
-        worker = Worker(self._reactor, "archive", ARCHIVE_THREADS)
-        self.archiver = ArchiveService(
-            Archive(state_dir / "archive", self.source.name, self.source.adjustment),
-            writer,
-            self.tickers,
-            run=worker.run,
-            reactor=self._reactor,
-            clock=self._clock,
-            committed=hub.published,
-        )
-        self.archiver.stopped.addCallback(lambda _: worker.stop())
-        self.archiver.setServiceParent(self)  # type: ignore[no-untyped-call]
-        loaded = self.archiver.loaded
-        loaded.addTimeout(LOAD_WAIT_S, self._reactor, onTimeoutCancel=self._log_slow_load)
-        loaded.addCallback(self._start_refresh)
-
-    def _log_slow_load(self, _result: object, timeout_s: float) -> None:
-        self.log.warn("the archive is not loaded after {seconds} s", seconds=timeout_s)
-
-    def _start_refresh(self, _result: object) -> None:
-        if self.running and self.refresh is not None:
-            self.refresh.setServiceParent(self)  # type: ignore[no-untyped-call]
-            if self.live is not None:
-                self.live.setServiceParent(self)  # type: ignore[no-untyped-call]
-
-    def stopService(self) -> defer.Deferred[None]:
-        """Stop the refreshes first, the segment last."""
-        if self.notify is not None:
-            self.notify.stopping()
-        Service.stopService(self)
-        return defer.Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
-        for service in reversed(list(self)):
-            try:
-                await defer.maybeDeferred(service.stopService)
-            except Exception:  # noqa: BLE001 (the others are to stop all the same)
-                self.log.failure("a service did not stop as it should")
-        if self._calendar_worker is not None:
-            self._calendar_worker.stop()
-
-    def describe(self) -> dict[str, object]:
-        """Give what ``get_info`` says of the daemon."""
-        settings = self.settings
-        told: dict[str, object] = {
-            "source": self.source.name,
-            "adjustment": self.source.adjustment,
-            "refresh_s": settings.refresh_s,
-            "freshness_s": settings.freshness_s,
-            "intervals": {kind.interval: kind.capacity for kind in settings.kinds},
-        }
-        if self.refresh is not None and self.publisher is not None:
-            counts = self.publisher.counts
-            told["bars"] = {
-                "dropped": counts.dropped,
-                "late": counts.late,
-                "restated": counts.restated,
-                "refused": counts.refused,
-            }
-            told["last_attempt_ms"] = self.refresh.last_attempt_ms
-            told["last_success_ms"] = self.refresh.last_success_ms
-            told["error"] = self.refresh.error
-            told["ticker_status"] = self.refresh.status()
-        if self.factory is not None:
-            told["clients"] = self.factory.connections.count
-            told["subscriptions"] = len(self.factory.hub)
-        if self.http is not None:
-            told["http"] = self.http.where
-        describe = getattr(self.source, "describe", None)  # of one that asks somebody else
-        if describe is not None:
-            told["requests"] = describe()
-        if self.live is not None:
-            told["live"] = self.live.describe()
-        if self.archiver is not None:
-            told["archive"] = self.archiver.describe()
-        return told
-
-
-# -- composition -----------------------------------------------------------------------------
-
-
-def make_source(settings: Settings, clock: Clock) -> tuple[Source, tuple[str, ...]]:
-    """Make the source that is asked for, and say which tickers are wanted of it.
-
-    A source is imported only where it is used: Yahoo's brings half a second of other people's
-    code with it.
-
-    Raises
-    ------
-    SettingsError
-        The folder of ``--files`` is none, or has no file of a ticker.
-
-    """
-    if settings.source == "synthetic":
-        from quoteshm.sources.synthetic import Synthetic  # noqa: PLC0415 (as said above)
-
-        return Synthetic(clock, speed=settings.synthetic_speed), settings.tickers
-    if settings.source == "files":
-        return _make_files(settings)
-    from quoteshm.sources.budget import Budget  # noqa: PLC0415 (as said above)
-    from quoteshm.sources.shared_budget import SharedBudget  # noqa: PLC0415 (as said above)
-    from quoteshm.sources.yahoo import Yahoo  # noqa: PLC0415 (as said above)
-
-    cache_dir = None if settings.state_dir is None else settings.state_dir / "yfinance"
-    rng = random.Random()  # noqa: S311 (for jitter)
-    budget = Budget(settings.requests_per_minute, rng)
-    if settings.shm:
-        # Beside the segments: seen by all daemons of the user, and gone with the boot.
-        path = settings.shm_dir / ".quoteshm-requests"
-        budget = SharedBudget(settings.requests_per_minute, rng, path)
-    source = Yahoo(clock, cache_dir=cache_dir, adjust=settings.adjust, budget=budget)
-    source.load()
-    return source, settings.tickers
-
-
-def _make_files(settings: Settings) -> tuple[Source, tuple[str, ...]]:
-    from quoteshm.sources.files import Files  # noqa: PLC0415 (as the other sources)
-
-    assert settings.files is not None  # noqa: S101 (for the type checker: options see to it)
-    source = Files(settings.files)
-    if settings.tickers:
-        return source, settings.tickers
-    try:
-        tickers = source.tickers()
-    except OSError as error:
-        expected = f"a folder to read ({error.strerror})"
-        raise SettingsError("--files", str(settings.files), expected) from None
-    if not tickers:
-        expected = "a folder with CSV or Parquet files, or --tickers"
-        raise SettingsError("--files", str(settings.files), expected)
-    return source, tickers
-
-
-def _check_place(settings: Settings) -> None:
-    """Refuse a folder or a group for the segment that this machine does not have."""
-    if not settings.shm:
-        return
-    try:
-        is_folder = settings.shm_dir.is_dir()
-    except OSError as error:
-        expected = f"a folder ({error.strerror})"
-        raise SettingsError("--shm-dir", str(settings.shm_dir), expected) from None
-    if not is_folder:
-        raise SettingsError("--shm-dir", str(settings.shm_dir), "a folder")
-    if settings.shm_group is not None:
-        try:
-            grp.getgrnam(settings.shm_group)
-        except KeyError:
-            expected = "a group of this machine"
-            raise SettingsError("--shm-group", settings.shm_group, expected) from None
-
-
-def _check_web(settings: Settings) -> None:
-    """Refuse ``--http`` where the libraries of its extra are missing."""
-    if settings.http is None:
-        return
-    try:
-        import prometheus_client  # noqa: F401, PLC0415 (as the next one)
-        import wsproto  # noqa: F401, PLC0415 (only where it is used)
-    except ImportError as error:
-        expected = f"the extra web, as in pip install 'quoteshm[web]' ({error})"
-        raise SettingsError("--http", settings.http, expected) from None
-
-
-def _check_live(settings: Settings) -> None:
-    """Refuse ``--live`` where the libraries of its extra are missing."""
-    if not settings.live:
-        return
-    try:
-        import OpenSSL  # noqa: F401, PLC0415 (as the next one)
-        import twisted.web.websocket  # noqa: F401, PLC0415 (only where it is used)
-    except ImportError as error:
-        expected = f"the extra live, as in pip install quoteshm[live] ({error})"
-        raise SettingsError("--live", True, expected) from None  # noqa: FBT003 (what was found)
 
 
 def make_daemon(settings: Settings, start_failed: Callable[[Exception], None]) -> Daemon:
@@ -577,12 +45,10 @@ def make_daemon(settings: Settings, start_failed: Callable[[Exception], None]) -
     """
     from twisted.internet import reactor  # noqa: PLC0415 (installs one: not when this is imported)
 
-    _check_place(settings)
-    _check_web(settings)
-    _check_live(settings)
+    making.check(settings)
     token = None if settings.auth_token_file is None else read_token(settings.auth_token_file)
     clock = SystemClock()
-    source, tickers = make_source(settings, clock)
+    source, tickers = making.make_source(settings, clock)
     return Daemon(
         settings,
         reactor,
@@ -592,14 +58,6 @@ def make_daemon(settings: Settings, start_failed: Callable[[Exception], None]) -
         start_failed=start_failed,
         gate=Gate(token),
     )
-
-
-def _said(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def _exit(_error: Exception) -> None:
-    raise SystemExit(1)
 
 
 # -- as a plugin of twistd -------------------------------------------------------------------
@@ -721,6 +179,10 @@ def makeService(options: Options) -> MultiService:
 
 
 # -- in the foreground -----------------------------------------------------------------------
+
+
+def _exit(_error: Exception) -> None:
+    raise SystemExit(1)
 
 
 def serve(argv: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from twisted.scripts import twistd
 
 from quoteshm.model import Bars, SeriesKind, Ticker
-from quoteshm.service import daemon, refresh
+from quoteshm.service import daemon, making, refresh
 from quoteshm.shm import layout
 from quoteshm.sources.base import LastPrice, Series, TickerBars, TickerTicks
 from tests.campaigns import stamped, steps
@@ -193,7 +193,7 @@ def install() -> None:
     def make_source(settings: Settings, clock: Clock) -> tuple[Source, tuple[str, ...]]:
         return source, settings.tickers
 
-    daemon.make_source = make_source
+    making.make_source = make_source
     refresh._Run.is_full = property(lambda _: source.batch_ended)  # type: ignore[assignment,method-assign]
     steps.die_with_parent()
     if step := os.environ.get(steps.VARIABLE):

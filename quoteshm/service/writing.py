@@ -1,0 +1,98 @@
+"""Who holds the segment while the daemon runs, and shows that somebody is alive behind it."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.application.service import Service
+from twisted.internet import task
+from twisted.logger import Logger
+
+from quoteshm.errors import SegmentError
+from quoteshm.shm.writer import SegmentWriter
+
+if TYPE_CHECKING:
+    from quoteshm.clock import Clock
+    from quoteshm.service.settings import Settings
+    from quoteshm.shm.segment import SegmentSpec
+
+HEARTBEAT_S: Final = 1.0
+
+
+class WriterService(Service):
+    """Holds the segment from start to stop, and stamps its heartbeat.
+
+    The lock is taken when the service starts, as twistd has become a daemon by then.
+    """
+
+    def __init__(self, spec: SegmentSpec, clock: Clock, reactor: Any, settings: Settings) -> None:  # noqa: ANN401 (one of Twisted's, of several interfaces)
+        self.spec, self._clock, self._settings = spec, clock, settings
+        self.writer: SegmentWriter | None = None
+        self._was_there = False
+        self._reactor, self._last_beat_s = reactor, -math.inf
+        self._heartbeat = task.LoopingCall(self._beat)
+        self._heartbeat.clock = reactor
+
+    log = Logger()
+
+    def startService(self) -> None:
+        """Open the segment."""
+        super().startService()  # type: ignore[no-untyped-call]
+        if not self._settings.shm:
+            self.writer = SegmentWriter.anonymous(self.spec, self._clock)
+            self.log.info("no shared memory: serving over the network only")
+        else:
+            self._was_there = os.path.lexists(self.spec.path)
+            self.writer = SegmentWriter.open(self.spec, self._clock)
+            self._log_opened(self.writer)
+        self._heartbeat.start(HEARTBEAT_S)
+
+    def _log_opened(self, writer: SegmentWriter) -> None:
+        if writer.refused is not None:
+            self.log.warn("replaced the segment that was there: {why}", why=str(writer.refused))
+        self.log.info(
+            "{done} segment {path}: instance {instance}, {size} bytes, epoch {epoch}",
+            done="adopted" if writer.adopted else "made",
+            path=str(writer.path),
+            instance=writer.instance,
+            size=writer.size,
+            epoch=writer.epoch,
+        )
+
+    def _beat(self) -> None:
+        try:
+            if self.writer is not None:
+                self.writer.heartbeat()
+                self._last_beat_s = self._reactor.seconds()
+        except Exception:  # noqa: BLE001 (it would end the loop for good)
+            self.log.failure("no heartbeat")
+
+    def beat_age_s(self) -> float:
+        """Give the seconds since the heartbeat was last written."""
+        return float(self._reactor.seconds() - self._last_beat_s)
+
+    def abandon(self) -> None:
+        """Let go after a failed start: what was there before it stays there."""
+        self._close(unlink=not self._was_there)
+
+    def stopService(self) -> None:
+        """Close the segment, and take its name away unless told to keep it."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._close(unlink=not self._settings.keep_segment)
+
+    def _close(self, *, unlink: bool) -> None:
+        if self._heartbeat.running:
+            self._heartbeat.stop()
+        writer, self.writer = self.writer, None
+        if writer is None:
+            return
+        try:
+            writer.close(unlink=unlink)
+        except SegmentError as error:  # it is closed, but its name could not be taken away
+            why = str(error)
+        else:
+            self.log.info("closed the segment")
+            return
+        self.log.error("the closed segment is left behind: {why}", why=why)
