@@ -14,6 +14,7 @@ FLOORS = {
     "quoteshm.errors": 0,
     "quoteshm.clock": 0,
     "quoteshm.model": 0,
+    "quoteshm.text": 0,
     "quoteshm.shm": 1,
     "quoteshm.market": 2,
     "quoteshm.sources": 2,

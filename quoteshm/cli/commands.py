@@ -19,6 +19,7 @@ import click
 from quoteshm.cli import INTERRUPTED, output
 from quoteshm.cli.output import Column, Format
 from quoteshm.errors import ErrorCode, RequestError, SegmentError, UnknownTickerError
+from quoteshm.text import printable
 
 if TYPE_CHECKING:
     import ssl
@@ -41,7 +42,7 @@ _REQUEST_NBYTES: Final = 32_768  # of tickers: half of what a server takes unles
 
 def complain(text: object) -> None:
     """Print one line to standard error."""
-    click.echo(f"quoteshm: {output.printable(text)}", err=True)
+    click.echo(f"quoteshm: {printable(text)}", err=True)
 
 
 # -- options that commands share -------------------------------------------------------------
@@ -257,7 +258,7 @@ def list_(forced: str | None, server: Server, timeout_s: float) -> None:
             from rich.columns import Columns  # noqa: PLC0415 (start-up time)
             from rich.text import Text  # noqa: PLC0415 (the same)
 
-            texts = [Text(output.printable(ticker)) for ticker in tickers]
+            texts = [Text(printable(ticker)) for ticker in tickers]
             if texts:
                 columns = Columns(texts, padding=(0, 3), column_first=True, equal=True)
                 output.console().print(columns)
@@ -429,7 +430,7 @@ def ping(forced: str | None, server: Server, timeout_s: float) -> None:
         case Format.CSV:
             output.print_csv(list(record), [record.values()])
         case Format.TABLE:
-            click.echo(f"{output.printable(address)} answered in {took_ms:.2f} ms")
+            click.echo(f"{printable(address)} answered in {took_ms:.2f} ms")
 
 
 @cli.command
@@ -529,7 +530,7 @@ def _print_outcomes(outcomes: dict[str, str], shape: Format) -> None:
             output.print_csv(["ticker", "outcome"], outcomes.items())
         case Format.TABLE:
             if outcomes:
-                tickers = [output.printable(ticker) for ticker in outcomes]
+                tickers = [printable(ticker) for ticker in outcomes]
                 columns = [Column("TICKER", tickers), Column("OUTCOME", [*outcomes.values()])]
                 output.print_table(columns)
 
@@ -559,7 +560,7 @@ def _print_info(document: dict[str, Any]) -> None:
     leaves = output.flatten(document)
     output.print_table(
         [
-            Column("NAME", [output.printable(name) for name, _ in leaves]),
+            Column("NAME", [printable(name) for name, _ in leaves]),
             Column("VALUE", [_fact(name, value) for name, value in leaves], wraps=True),
         ],
     )
@@ -575,7 +576,7 @@ def _fact(name: str, value: object) -> str:
         return output.local_time(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return output.printable(value)
+    return printable(value)
 
 
 @cli.command

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from quoteshm.model import Quote
+from quoteshm.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -100,13 +101,6 @@ def print_quotes(quotes: Sequence[Quote], forced: Format) -> None:
 def now_ms() -> int:
     """Give the time, milliseconds since the Unix epoch."""
     return int(dt.datetime.now(dt.UTC).timestamp() * _MS)
-
-
-def printable(text: object) -> str:
-    """Give a text from outside without anything a terminal would obey, on one line."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text)
-    )
 
 
 def age(ms: int) -> str:

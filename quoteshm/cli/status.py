@@ -10,6 +10,7 @@ import click
 
 from quoteshm.cli import output
 from quoteshm.cli.output import Column, Format
+from quoteshm.text import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -140,10 +141,10 @@ def _request_facts(requests: Mapping[str, Any], *, rests: bool) -> list[tuple[st
 
 def _styled(_name: str, said: str, is_well: bool) -> str | Text:  # noqa: FBT001 (a fact's fields)
     if is_well:
-        return output.printable(said)
+        return printable(said)
     from rich.text import Text  # noqa: PLC0415 (start-up time)
 
-    return Text(output.printable(said), f"bold {output.STALE_STYLE}")
+    return Text(printable(said), f"bold {output.STALE_STYLE}")
 
 
 def _csv_row(ticker: tuple[str, Mapping[str, Any]]) -> list[object]:
@@ -163,7 +164,7 @@ def _columns(tickers: Mapping[str, Mapping[str, Any]]) -> list[Column]:
     attempts = output.local_times([one.get("last_attempt_ms") for one in every])[1]
     why = [_why(one) for one in every]
     columns = [
-        Column("TICKER", [output.printable(ticker) for ticker in tickers]),
+        Column("TICKER", [printable(ticker) for ticker in tickers]),
         Column("STATE", [_styled("", str(s := o.get("state")), s in WELL) for o in every]),
         Column("LAST ATTEMPT", attempts, rank=3),
         Column(f"LAST SUCCESS ({zone})" if zone else "LAST SUCCESS", successes, rank=1),
@@ -176,7 +177,7 @@ def _columns(tickers: Mapping[str, Mapping[str, Any]]) -> list[Column]:
 
 def _why(one: Mapping[str, Any]) -> str:
     """Say what is wrong with it."""
-    said = output.printable(one.get("message", ""))
+    said = printable(one.get("message", ""))
     until_ms = one.get("quarantined_until_ms")
     return said if until_ms is None else f"{said}; left alone until {output.local_time(until_ms)}"
 

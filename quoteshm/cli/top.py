@@ -23,6 +23,7 @@ from quoteshm.cli.keys import HANGUP, Keyboard
 from quoteshm.cli.output import DOWN_STYLE, STALE_STYLE, UP_STYLE, Column
 from quoteshm.model import Quote
 from quoteshm.shm.reader import StockDataReader, WriterStatus
+from quoteshm.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -241,7 +242,7 @@ class Board:
         missing = [ticker for ticker in self._tickers if ticker not in self._quotes]
         since = seen.now_ms - seen.last_update_ms
         facts = [
-            f"{output.printable(seen.segment)} ({output.printable(seen.source)})",
+            f"{printable(seen.segment)} ({printable(seen.source)})",
             f"epoch {seen.epoch:,}",
             f"updated {output.age(since)} ago" if seen.last_update_ms else "never updated",
             f"{len(self._quotes):,} tickers",
@@ -251,7 +252,7 @@ class Board:
         if stale:
             first.append(f", {stale:,} STALE", STALE_STYLE)
         if missing:
-            first.append(f"  no value: {output.printable(', '.join(missing))}", DOWN_STYLE)
+            first.append(f"  no value: {printable(', '.join(missing))}", DOWN_STYLE)
         style = UP_STYLE if seen.state.is_well else f"bold reverse {DOWN_STYLE}"
         second = Text(seen.state.words, style, no_wrap=True, overflow="ellipsis")
         return [first, second]

@@ -14,6 +14,7 @@ from quoteshm.cli.commands import complain
 from quoteshm.cli.output import DOWN_STYLE, STALE_STYLE, UP_STYLE, Format
 from quoteshm.client.events import LostEvent, QuotesEvent, ResumedEvent, SnapshotEvent
 from quoteshm.model import Quote
+from quoteshm.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -129,7 +130,7 @@ class _Lines:
             self._print(self._line(ticker, quote, Text))
 
     def _line(self, ticker: str, quote: Quote | None, text: Any) -> Any:  # noqa: ANN401 (rich is not loaded before it is needed)
-        name = f"{output.printable(ticker):{self._width}}"
+        name = f"{printable(ticker):{self._width}}"
         if quote is None:
             self._prices.pop(ticker, None)
             return text.assemble(f"{'':8}  ", (name, "bold"), ("  removed", DOWN_STYLE))

@@ -28,8 +28,8 @@ from quoteshm.sources.base import (
     TickerBars,
     TickerTicks,
     Unchanged,
-    printable,
 )
+from quoteshm.text import printable
 
 if TYPE_CHECKING:
     import random

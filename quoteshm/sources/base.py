@@ -166,15 +166,6 @@ class Failure:
     retry_s: float | None = None
 
 
-def printable(text: str) -> str:
-    """Make what came from outside fit for every wire and terminal: any other sign is escaped."""
-    if text.isprintable():
-        return text
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Unchanged:
     """Tickers that the source has looked at, and that have nothing new."""

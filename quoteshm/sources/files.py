@@ -37,6 +37,7 @@ from twisted.internet import threads
 
 from quoteshm.model import FIELDS, INTERVALS, Bars, Ticker
 from quoteshm.sources.base import Failure, Reason, Series, TickerBars, Unchanged
+from quoteshm.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
@@ -369,8 +370,7 @@ def _find_columns(names: Sequence[str], where: str, *, has_index: bool = False) 
 
 def _shown(text: str) -> str:
     """Give a text from a file as a message has it."""
-    cut = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-    return cut if cut.isprintable() else repr(cut)
+    return printable(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 def _epoch_ms(numbers: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from quoteshm.errors import ErrorCode, RequestError
+from quoteshm.text import printable
 from quoteshm.wire import operations
 from quoteshm.wire.auth import WRONG_TOKEN, Gate
 from quoteshm.wire.framing import LineFramer, Overlong
@@ -557,4 +558,4 @@ def loggable(text: bytes) -> str:
     cut = (
         _TOKEN.sub(rb"\1...", text)[:LOGGED_NBYTES].decode("utf-8", "backslashreplace").rstrip("\n")
     )
-    return cut if cut.isprintable() else cut.encode("unicode_escape").decode("ascii")
+    return printable(cut)
