@@ -5,10 +5,10 @@ store, and a store of many words is taken apart into words, in either order. The
 it ships too; its load points (see `attachment`) let the test put any number of those stores before
 each load.
 
-All interleavings are explored, but for those that cannot differ: a load is tried at its earliest
-place, and again behind each later store that changes a word it loads. Each run must give a value
-that was published, whole, not older than what was published when the run began, and not newer than
-what was published when it ended.
+All interleavings are explored, or so many of them by lot, but for those that cannot differ: a load
+is tried at its earliest place, and again behind each later store that changes a word it loads. Each
+run must give a value that was published, whole, not older than what was published when the run
+began, and not newer than what was published when it ended.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from types import FrameType
 from typing import Any
 
@@ -39,6 +40,8 @@ from quoteshm.shm.writer import SegmentWriter
 TRACED = str(Path(quoteshm.shm.__file__).parent)
 KIND = SeriesKind("1d", 3)
 DAY_MS = 86_400_000
+#: More interleavings than this are not what a scene was made for.
+LIMIT = 20_000
 Words = NDArray[np.uint64]
 
 
@@ -312,8 +315,14 @@ def read_history(reader: StockDataReader, name: str) -> Any:
         frame = reader.get_stock(name)
     except UnknownTickerError:
         return None
-    times = pd.DatetimeIndex(frame.index).asi8.tolist()
-    return tuple((t, *row) for t, row in zip(times, frame.to_numpy().tolist(), strict=True))
+    rows = zip(_times(frame), frame.to_numpy().tolist(), strict=True)
+    return tuple((t, *row) for t, row in rows)
+
+
+def _times(frame: pd.DataFrame) -> list[int]:
+    index = frame.index
+    assert isinstance(index, pd.DatetimeIndex)
+    return index.asi8.tolist()
 
 
 def read_view(reader: StockDataReader, name: str) -> Any:
@@ -342,18 +351,11 @@ def read_snapshot(reader: StockDataReader, _name: str) -> Any:
 def read_panel(reader: StockDataReader, _name: str) -> Any:
     """Copy the closes of all tickers."""
     frame = reader.panel("close")
-    columns = []
-    for name in frame.columns:
-        column = frame[name].dropna()
-        columns.append(
-            (
-                name,
-                tuple(
-                    zip(pd.DatetimeIndex(column.index).asi8.tolist(), column.tolist(), strict=True)
-                ),
-            )
-        )
-    return tuple(columns)
+    times = _times(frame)
+    return tuple(
+        (name, tuple((t, close) for t, close in zip(times, closes, strict=True) if close == close))  # noqa: PLR0124 (not so of NaN)
+        for name, closes in zip(frame.columns, frame.to_numpy().T.tolist(), strict=True)
+    )
 
 
 #: What each way of reading must give, by the model.
@@ -371,6 +373,14 @@ EXPECTED: dict[Read, Callable[[Market, str], Any]] = {
 
 
 # -- a run of the writer, and what can be read on the way --------------------------------------
+
+
+@dataclass(frozen=True)
+class Lots:
+    """How many interleavings are tried where there are too many, and what draws them."""
+
+    most: int
+    rng: Random
 
 
 class Film:
@@ -459,11 +469,12 @@ class Film:
         self._show(words, position)
 
     def explore(
-        self, read: Read, *, times: int = 2, limit: int = 100_000, known: bool = False
+        self, read: Read, *, times: int = 2, known: bool = False, lots: Lots | None = None
     ) -> int:
         """Read ticker A so many times at every interleaving; give how many there were.
 
         With ``known`` the reader has read it before: it takes its fast ways from the first load on.
+        With ``lots`` only so many interleavings are tried, in an order that is drawn.
         """
         name = "A"
         expected = [EXPECTED[read](state, name) for state in self.states]
@@ -472,7 +483,10 @@ class Film:
         todo: list[tuple[int, ...]] = [()]
         final, runs = words.copy(), 0
         try:
-            while todo:
+            while todo and (lots is None or runs < lots.most):
+                if lots is not None:
+                    drawn = lots.rng.randrange(len(todo))
+                    todo[drawn], todo[-1] = todo[-1], todo[drawn]
                 script = todo.pop()
                 words[:] = self.image
                 schedule = Schedule(words, self.stores, script)
@@ -487,7 +501,7 @@ class Film:
                 reader.close()
                 todo += schedule.branches()
                 runs += 1
-                assert runs < limit, "too many interleavings"
+                assert runs < LIMIT, "too many interleavings"
         finally:
             words[:] = final
         return runs

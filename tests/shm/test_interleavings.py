@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,6 +23,7 @@ from tests.shm.interleave import (
     WORDS,
     Cut,
     Film,
+    Lots,
     Read,
     Step,
     read_history,
@@ -301,15 +303,18 @@ STEPS = st.sampled_from(
     steps=st.lists(STEPS, min_size=1, max_size=3),
     death=st.none() | st.floats(0, 1),
     read=st.sampled_from([read_quote, read_history, read_view, read_snapshot, read_panel]),
+    rng=st.randoms(use_true_random=False),
 )
-def test_no_longer_history_tears_a_read(
+def test_no_longer_history_tears_a_read(  # noqa: PLR0913 (all of them drawn)
+    *,
     tmp_path_factory: pytest.TempPathFactory,
     before: list[Step],
     steps: list[Step],
     death: float | None,
     read: Read,
+    rng: Random,
 ) -> None:
-    """Any steps, a death somewhere among them, and one more commit."""
+    """Any steps, a death somewhere among them, and one more commit; by lot, as there are many."""
     film = Film(tmp_path_factory.mktemp("film"), WHOLE)
     try:
         film.prepare(rewrite("AB"), *before)
@@ -317,6 +322,6 @@ def test_no_longer_history_tears_a_read(
         if death is not None:
             film.die_and_be_adopted(round(death * len(film.stores)))
             film.shoot(tick("AB"))
-        film.explore(read)
+        film.explore(read, lots=Lots(500, rng))
     finally:
         film.close()
