@@ -12,8 +12,10 @@ columns are ignored.
 
 Times are ISO 8601, or whole numbers since the Unix epoch (seconds, milliseconds, microseconds or
 nanoseconds, by their size); days may be written 20240131. Without an offset they are UTC. A
-Parquet column keeps its time zone; a CSV file knows offsets only, so its tickers are in UTC. An
-empty cell, `nan`, `null` and the like are no number: that bar is left out.
+Parquet column keeps its time zone; a CSV file knows offsets only, so its tickers are in UTC. In a
+series of days and more, a midnight with an offset (`2026-11-02 00:00:00+01:00`, how an index of
+Berlin is saved) is that date: as a moment it would be the day before. An empty cell, `nan`, `null`
+and the like are no number: that bar is left out.
 
 Everything is read in a worker thread, some thousands of lines at a time.
 """
@@ -35,7 +37,7 @@ import numpy as np
 import pandas as pd
 from twisted.internet import threads
 
-from quoteshm.model import FIELDS, INTERVALS, Bars, Ticker
+from quoteshm.model import DAY_MS, FIELDS, INTERVALS, Bars, Ticker
 from quoteshm.sources.base import Failure, Reason, Series, TickerBars, Unchanged
 from quoteshm.text import printable
 
@@ -59,6 +61,9 @@ _TIME_NAMES: Final = ("datetime", "timestamp", "date", "time")
 _INDEX_NAMES: Final = frozenset({"", "index", "unnamed: 0", "__index_level_0__"})
 _NO_NUMBER: Final = frozenset({"", "-", "na", "n/a", "nan", "none", "null"})
 _WHOLE_NUMBER: Final = re.compile(r"[+-]?\d+")
+_MIDNIGHT: Final = re.compile(
+    r"\s*(\d{4}-\d\d-\d\d)[T ]00:00(?::00(?:\.0+)?)?[+-]\d\d:?\d\d\s*", re.ASCII
+)
 _COMPACT_DAY_DIGITS: Final = 8
 _SHOWN: Final = 200  # characters: what stands in a file can be of any length
 
@@ -273,7 +278,7 @@ class Files:
         reason, message = Reason.EMPTY, ""
         for interval, file in files:
             try:
-                read = _read_file(file.path, lambda: self._stopped)
+                read = _read_file(file.path, interval, lambda: self._stopped)
             except _StoppedError:
                 reason, message = Reason.STOPPED, "stopped while it was being read"
             except _BadFileError as error:
@@ -318,17 +323,31 @@ def _survey(folder: Path) -> _Folder:
     return found
 
 
-def _read_file(path: Path, is_stopped: Callable[[], bool]) -> _Read:
+def _read_file(path: Path, interval: str, is_stopped: Callable[[], bool]) -> _Read:
     """Read one file, whole."""
+    is_daily = INTERVALS[interval] >= DAY_MS
     with path.open("rb") as file:
         # Before the reading: what changes during it is read again.
         signature = _Signature.of(os.fstat(file.fileno()))
         data = file.read()
     if path.suffix.lower() == _CSV:
-        bars, time_zone = _read_csv(path.name, data, is_stopped)
+        bars, time_zone = _read_csv(path.name, data, is_stopped, is_daily=is_daily)
     else:
-        bars, time_zone = _read_parquet(path.name, data)
+        bars, time_zone = _read_parquet(path.name, data, is_daily=is_daily)
+    _check_spacing(path, bars.time, interval)
     return _Read(bars, time_zone, signature)
+
+
+def _check_spacing(path: Path, time: NDArray[np.int64], interval: str) -> None:
+    """Refuse bars that are mostly closer to each other than they can be in their series."""
+    if len(time) < 2:  # noqa: PLR2004 (two times have one distance)
+        return
+    apart_ms = int(np.median(np.diff(np.sort(time))))
+    if 0 < apart_ms < INTERVALS[interval] // 2:
+        found = next((name for name, ms in INTERVALS.items() if ms == apart_ms), "")
+        hint = f": name it {path.stem}.{found}{path.suffix}" if found else ""
+        message = f"{path.name}: found bars {apart_ms // 1000} s apart in a series of {interval}"
+        raise _BadFileError(message + hint)
 
 
 # -- columns -----------------------------------------------------------------------------------
@@ -373,6 +392,11 @@ def _shown(text: str) -> str:
     return printable(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
+def _as_date(text: str) -> str:
+    """Give a midnight with an offset as the date that is written: as a moment it may be another."""
+    return _MIDNIGHT.sub(r"\1", text)
+
+
 def _epoch_ms(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """Convert whole numbers since the Unix epoch; their size, of the largest, tells the unit."""
     size = int(np.abs(numbers).max(initial=0))
@@ -386,13 +410,15 @@ def _epoch_ms(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
 # -- CSV ---------------------------------------------------------------------------------------
 
 
-def _read_csv(name: str, data: bytes, is_stopped: Callable[[], bool]) -> tuple[Bars, str]:
+def _read_csv(
+    name: str, data: bytes, is_stopped: Callable[[], bool], *, is_daily: bool
+) -> tuple[Bars, str]:
     """Read a CSV file: a header, then one bar a line."""
     # Decoded as it is read: all of a large text at once would keep other threads waiting.
     text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
     parts = []
     try:
-        table = _Table(name, text)
+        table = _Table(name, text, is_daily=is_daily)
         for cells, lines in table.chunks():
             if is_stopped():
                 raise _StoppedError
@@ -419,8 +445,8 @@ def _bad_text(name: str, data: bytes) -> _BadFileError:
 class _Table:
     """The lines of a CSV file, some thousands at a time."""
 
-    def __init__(self, name: str, text: Iterable[str]) -> None:
-        self._name = name
+    def __init__(self, name: str, text: Iterable[str], *, is_daily: bool) -> None:
+        self._name, self._is_daily = name, is_daily
         self._reader = csv.reader(text)
         self._header: list[str] = []
         try:
@@ -490,6 +516,8 @@ class _Table:
 
     def _times(self, cells: Sequence[str], lines: list[int]) -> NDArray[np.int64]:
         """Convert the times."""
+        if self._is_daily:
+            cells = [_as_date(cell) for cell in cells]
         try:
             return _cell_times(cells)
         except (ValueError, OverflowError):
@@ -534,7 +562,7 @@ def _index_ms(index: pd.DatetimeIndex) -> NDArray[np.int64]:
 # -- Parquet -----------------------------------------------------------------------------------
 
 
-def _read_parquet(name: str, data: bytes) -> tuple[Bars, str]:
+def _read_parquet(name: str, data: bytes, *, is_daily: bool) -> tuple[Bars, str]:
     """Read a Parquet file: a column of times, or an index, and the five values."""
     try:
         frame = pd.read_parquet(io.BytesIO(data), engine="pyarrow")
@@ -552,7 +580,7 @@ def _read_parquet(name: str, data: bytes) -> tuple[Bars, str]:
         days, times = (frame.iloc[:, place].astype(str) for place in columns.time)
         stamps = pd.Index(days + " " + times)
     try:
-        time, time_zone = _frame_times(stamps)
+        time, time_zone = _frame_times(stamps, is_daily=is_daily)
     except (ValueError, TypeError, OverflowError) as error:
         message = f"{name}: found {stamps.dtype} for times, expected timestamps: {error}"
         raise _BadFileError(message) from error
@@ -568,7 +596,7 @@ def _read_parquet(name: str, data: bytes) -> tuple[Bars, str]:
     return bars, time_zone
 
 
-def _frame_times(stamps: pd.Index) -> tuple[NDArray[np.int64], str]:
+def _frame_times(stamps: pd.Index, *, is_daily: bool) -> tuple[NDArray[np.int64], str]:
     """Convert an index of whatever can be a time; and tell its zone."""
     if pd.api.types.is_integer_dtype(stamps.dtype):
         return _epoch_ms(stamps.to_numpy(np.int64)), "UTC"
@@ -580,6 +608,10 @@ def _frame_times(stamps: pd.Index) -> tuple[NDArray[np.int64], str]:
         ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError):  # a fixed offset
         zone = "UTC"
+        if is_daily and isinstance(stamps, pd.DatetimeIndex) and stamps.equals(stamps.normalize()):
+            stamps = stamps.tz_localize(None)  # as for texts, below
+    if is_daily and not isinstance(stamps, pd.DatetimeIndex):
+        stamps = stamps.map(lambda stamp: _as_date(stamp) if isinstance(stamp, str) else stamp)
     # Of texts pandas would guess the form: the day or the month of 01/02/2024.
     form = None if isinstance(stamps, pd.DatetimeIndex) else "ISO8601"
     try:

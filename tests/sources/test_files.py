@@ -231,7 +231,7 @@ class ReadingTests(FolderTestCase):
         assert await self.fetch("A") == []
         path = self.folder / "A.csv"
         with pytest.raises(module._StoppedError):
-            module._read_file(path, lambda: True)
+            module._read_file(path, "1d", lambda: True)
 
 
 class CsvTests(FolderTestCase):
@@ -273,8 +273,30 @@ class CsvTests(FolderTestCase):
             "2024-03-08 00:00:00-05:00,10,12,9,11\n"
             "2024-03-11 00:00:00-04:00,10,12,9,11\n",
         )
-        hours = (await self.one()).series["1d"].bars.time % DAY_MS // 3_600_000
-        assert hours.tolist() == [5, 4]
+        days = (await self.one()).series["1d"].bars.time.astype("M8[ms]").astype(str).tolist()
+        assert days == ["2024-03-08T00:00:00.000", "2024-03-11T00:00:00.000"]
+
+    async def test_a_day_east_of_greenwich_is_the_day_that_is_written(self) -> None:
+        """As a moment it would be the evening before; in minutes it is a moment."""
+        self.write(
+            "A.csv",
+            "Date,Open,High,Low,Close\n"
+            "2024-03-29 00:00:00+01:00,10,12,9,11\n"
+            "2024-04-02T00:00+0200,10,12,9,11\n",
+        )
+        days = (await self.one()).series["1d"].bars.time.astype("M8[ms]").astype(str).tolist()
+        assert days == ["2024-03-29T00:00:00.000", "2024-04-02T00:00:00.000"]
+
+    async def test_bars_too_close_for_their_series_are_refused(self) -> None:
+        """With the name that they would be right under; one day twice is no reason."""
+        minutes = "".join(f"2024-01-02T10:{i:02}:00,10,12,9,11,1\n" for i in range(5))
+        self.write("A.csv", HEADER + minutes)
+        answer = await self.failure()
+        assert answer.message == (
+            "A.csv: found bars 60 s apart in a series of 1d: name it A.1m.csv"
+        )
+        self.write("A.csv", HEADER + LINE + LINE + SECOND)
+        assert len((await self.one()).series["1d"].bars) == 3
 
     async def test_a_missing_price_is_no_number_and_a_missing_volume_column_is_none(self) -> None:
         """The bar goes when it is validated; the file is fine."""
@@ -362,6 +384,7 @@ class ParquetTests(FolderTestCase):
             ("timestamp", pd.DatetimeIndex(days, tz="UTC")),
             ("Date", pd.DatetimeIndex(days).date),
             ("time", [DAY // 1000, DAY // 1000 + 86_400]),
+            ("date", ["2024-01-02 00:00:00+01:00", "2024-01-03T00:00-05:00"]),
         ]:
             self.frame(**{name: column}).to_parquet(self.folder / "A.parquet")
             answer = await self.one()
@@ -374,7 +397,7 @@ class ParquetTests(FolderTestCase):
         self.frame().set_index(zoned).to_parquet(self.folder / "A.parquet")
         answer = await self.one()
         assert answer.ticker.time_zone == "UTC"
-        assert answer.series["1d"].bars.time[0] == DAY - 2 * 3_600_000
+        assert answer.series["1d"].bars.time[0] == DAY
 
     async def test_what_is_no_series_of_bars_is_a_failure(self) -> None:
         """It names the file, and what was found in it."""
@@ -411,7 +434,7 @@ class NumberTests(TestCase):
     def test_every_number_is_the_nearest_float64(self, numbers: list[float]) -> None:
         """What Python writes comes back bit for bit."""
         lines = "".join(f"2024-01-02,{x!r},{x!r},{x!r},{x!r},1\n" for x in numbers)
-        bars, _ = module._read_csv("A.csv", (HEADER + lines).encode(), lambda: False)
+        bars, _ = module._read_csv("A.csv", (HEADER + lines).encode(), lambda: False, is_daily=True)
         assert bars.field("close").tolist() == numbers
 
     @given(st.binary(max_size=200))
@@ -419,4 +442,4 @@ class NumberTests(TestCase):
         """Whatever stands in it."""
         for content in (data, HEADER.encode() + data, HEADER.encode() + b"2024-01-02," + data):
             with contextlib.suppress(module._BadFileError):
-                module._read_csv("A.csv", content, lambda: False)
+                module._read_csv("A.csv", content, lambda: False, is_daily=True)
