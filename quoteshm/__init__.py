@@ -12,11 +12,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 from quoteshm.errors import (
+    AnswerTimeoutError,
     ConnectionFailedError,
+    ErrorCode,
     QuoteShmError,
     ReadTimeoutError,
     RequestError,
     SegmentError,
+    SettingsError,
     UnknownIntervalError,
     UnknownTickerError,
 )
@@ -28,14 +31,17 @@ if TYPE_CHECKING:
     from quoteshm.shm.reader import StockDataReader
 
 __all__ = [
+    "AnswerTimeoutError",
     "AsyncQuoteClient",
     "ConnectionFailedError",
+    "ErrorCode",
     "Quote",
     "QuoteClient",
     "QuoteShmError",
     "ReadTimeoutError",
     "RequestError",
     "SegmentError",
+    "SettingsError",
     "SnapshotState",
     "StockDataReader",
     "UnknownIntervalError",
@@ -56,3 +62,8 @@ def __getattr__(name: str) -> object:
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
     return getattr(importlib.import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    """Name what is here, also what is not loaded yet: for who completes names."""
+    return sorted({*globals(), *__all__})

@@ -196,6 +196,14 @@ class ListenError(QuoteShmError):
 # -- the wire --------------------------------------------------------------------------------
 
 
+class AnswerTimeoutError(QuoteShmError, TimeoutError):
+    """The server did not answer in time."""
+
+    def __init__(self, address: str, timeout_s: float) -> None:
+        super().__init__(f"{address}: no answer within {timeout_s:g} s")
+        self.address, self.timeout_s = address, timeout_s
+
+
 class ErrorCode(enum.StrEnum):
     """What an error reply of the wire can say."""
 

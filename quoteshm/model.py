@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 import numpy as np
 
+from quoteshm.errors import SettingsError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 MINUTE_MS: Final = 60_000
@@ -121,3 +125,17 @@ class Bars:
     def empty(cls, n: int = 0) -> Bars:
         """Give room for ``n`` bars, not initialised."""
         return cls(np.empty(n, np.int64), np.empty((len(FIELDS), n), np.float64))
+
+
+def several(tickers: Iterable[str]) -> list[str]:
+    """Give tickers as a list.
+
+    Raises
+    ------
+    SettingsError
+        It is one text: its letters may well be tickers, but they are not meant.
+
+    """
+    if isinstance(tickers, str | bytes):
+        raise SettingsError("tickers", tickers, f"a list of them, as in [{tickers!r}]")
+    return list(tickers)

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import quoteshm
+
 HEAVY = ("twisted", "yfinance", "curl_cffi", "rich", "click")
 
 
@@ -40,3 +42,8 @@ def test_a_client_that_waits_pays_for_no_event_loop() -> None:
     )
 
     assert {"asyncio", "ssl", "pandas"}.isdisjoint(done.stdout.split())
+
+
+def test_what_is_not_loaded_yet_is_named_too() -> None:
+    """For who completes names in a notebook."""
+    assert set(quoteshm.__all__) <= set(dir(quoteshm))

@@ -20,7 +20,13 @@ from quoteshm.client.events import (
     Restatement,
     SnapshotEvent,
 )
-from quoteshm.errors import REMOVED, ErrorCode, RequestError, UnknownTickerError
+from quoteshm.errors import (
+    REMOVED,
+    ErrorCode,
+    RequestError,
+    UnknownIntervalError,
+    UnknownTickerError,
+)
 from quoteshm.model import FIELDS, INTERVALS, Bars, Quote, SnapshotState
 from quoteshm.wire.framing import LineFramer, Overlong
 
@@ -276,15 +282,22 @@ def read_changes(data: msgspec.Raw) -> dict[str, Quote | None]:
         return {t: None if d is None else _quote(d) for t, d in documents.items()}
 
 
-def not_found(ticker: str, error: RequestError) -> Exception:
-    """Give what a refused request for a ticker raises: the reader's own error, where it is that."""
-    if error.code is ErrorCode.NOT_FOUND:
+def not_found(fields: Mapping[str, object], error: RequestError) -> Exception:
+    """Give what a refused request raises: the reader's own error, where it is that."""
+    if error.code is not ErrorCode.NOT_FOUND:
+        return error
+    ticker, interval = fields.get("ticker"), fields.get("interval")
+    if isinstance(ticker, str):
         for unknown in (UnknownTickerError(ticker), UnknownTickerError(ticker, REMOVED)):
             if error.message == str(unknown):
                 return unknown
         without_value = str(UnknownTickerError(ticker, ""))
         if error.message.startswith(without_value):
             return UnknownTickerError(ticker, error.message.removeprefix(without_value))
+    without_known = str(UnknownIntervalError(interval, ()))
+    if error.message.startswith(without_known):
+        known = error.message.removeprefix(without_known).split(", ")
+        return UnknownIntervalError(interval, tuple(known))
     return error
 
 

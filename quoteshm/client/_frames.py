@@ -4,37 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import pandas as pd
 
     from quoteshm.client._codec import History
+    from quoteshm.shm.frames import Moment
 
-    Since = int | str | datetime | None
+    Since = Moment | None
 
 
 def is_naive(since: Since) -> bool:
     """Tell whether a moment needs a zone to be one."""
-    if since is None or isinstance(since, int | np.integer):
+    if since is None or type(since) is int:
         return False
-    import pandas as pd  # noqa: PLC0415  see above
+    from quoteshm.shm.frames import stamp_of  # noqa: PLC0415  see above
 
-    stamp = pd.Timestamp(since)
-    return not pd.isna(stamp) and stamp.tzinfo is None
+    stamp = stamp_of(since)
+    return not isinstance(stamp, int) and stamp.tzinfo is None
 
 
 def since_ms(since: Since, time_zone: str = "UTC") -> int | None:
     """Give a moment in milliseconds UTC; a naive one is of the zone."""
-    if since is None or isinstance(since, int | np.integer):
+    if since is None or type(since) is int:
         return since
-    import pandas as pd  # noqa: PLC0415  see above
-
     from quoteshm.shm.frames import to_ms  # noqa: PLC0415  see above
 
-    return to_ms(pd.Timestamp(since), time_zone)
+    return to_ms(since, time_zone)
 
 
 def frame_of(history: History) -> pd.DataFrame:

@@ -24,7 +24,13 @@ from quoteshm.client.events import (
     RestatedEvent,
     ResumedEvent,
 )
-from quoteshm.errors import ConnectionFailedError, ErrorCode, RequestError, SettingsError
+from quoteshm.errors import (
+    AnswerTimeoutError,
+    ConnectionFailedError,
+    ErrorCode,
+    RequestError,
+    SettingsError,
+)
 
 if TYPE_CHECKING:
     from quoteshm.client._codec import Subscribed
@@ -48,9 +54,9 @@ def timeout_of(timeout_s: float) -> float:
     return min(timeout_s, LONGEST_S)
 
 
-def late(address: str, timeout_s: float) -> TimeoutError:
+def late(address: str, timeout_s: float) -> AnswerTimeoutError:
     """Give what is raised when there is no answer in time."""
-    return TimeoutError(f"{address}: no answer within {timeout_s:g} s")
+    return AnswerTimeoutError(address, timeout_s)
 
 
 def strange(error: Exception) -> str:
@@ -367,8 +373,9 @@ class Session:
         self._replies, self._outbox = Replies(), []
         why, self._refusal = self._refusal or why, ""
         self._calls = {i: call for i, call in self._calls.items() if not call.is_forgotten}
-        again = [c for c in self._calls.values() if was_connected and not c.is_fresh]
-        failed = [call for call in self._calls.values() if call not in again]
+        again, failed = list[Call[Any]](), list[Call[Any]]()
+        for call in self._calls.values():
+            (again if was_connected and not call.is_fresh else failed).append(call)
         # A subscription is sent again as such.
         self._calls = {call.id: call for call in again if call.op != "subscribe"}
         waited = {call.id for call in again}
@@ -481,8 +488,7 @@ class Session:
         try:
             answer = call.read(reply.result())
         except RequestError as error:
-            ticker = call.fields.get("ticker")
-            call.settle(error=_codec.not_found(ticker, error) if isinstance(ticker, str) else error)
+            call.settle(error=_codec.not_found(call.fields, error))
         except STRANGE as error:
             self._calls[call.id] = call
             raise ValueError(str(error)) from error

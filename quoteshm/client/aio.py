@@ -26,6 +26,7 @@ from quoteshm.client._session import (
     reason,
     timeout_of,
 )
+from quoteshm.model import several
 
 if TYPE_CHECKING:
     import os
@@ -85,6 +86,7 @@ class AsyncQuoteClient:
         self._link = Link(session, Driver(self._dial, _later, random.random))
         self._dialing: asyncio.Task[None] | None = None
         self._open: set[_Protocol] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # that it was first used in
 
     @property
     def address(self) -> str:
@@ -129,7 +131,7 @@ class AsyncQuoteClient:
 
     async def get_quotes(self, tickers: Iterable[str] | None = None) -> Quotes:
         """Ask for the quotes of ``tickers``, or of all, at one epoch."""
-        wanted = None if tickers is None else list(tickers)
+        wanted = None if tickers is None else several(tickers)
         return await self._call("get_quotes", _codec.read_quotes, tickers=wanted)
 
     async def get_history(
@@ -157,11 +159,12 @@ class AsyncQuoteClient:
 
     async def add_tickers(self, tickers: Iterable[str]) -> AddedTickers:
         """Have more tickers served; see `QuoteClient.add_tickers`."""
-        return await self._call("add_tickers", _codec.read_added, tickers=list(tickers))
+        return await self._call("add_tickers", _codec.read_added, tickers=several(tickers))
 
     async def remove_tickers(self, tickers: Iterable[str]) -> RemovedTickers:
         """Have tickers served no longer; see `QuoteClient.remove_tickers`."""
-        return await self._call("remove_tickers", _codec.read_removed, tickers=list(tickers))
+        gone = several(tickers)
+        return await self._call("remove_tickers", _codec.read_removed, tickers=gone)
 
     async def ping(self) -> float:
         """Ask whether the server answers; give the seconds that took, connecting included."""
@@ -191,7 +194,7 @@ class AsyncQuoteClient:
 
         """
         feed = Feed(tickers, max_pending=max_pending, heartbeats=heartbeats, reconnect=reconnect)
-        return AsyncSubscription(self._link, feed, self.timeout_s)
+        return AsyncSubscription(self._link, feed, self.timeout_s, self._belong)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -199,6 +202,7 @@ class AsyncQuoteClient:
         return await self._call("get_history", _codec.read_history, ticker=ticker, **fields)
 
     async def _call(self, op: str, read: Callable[[msgspec.Raw], _T], **fields: object) -> _T:
+        self._belong()
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
         def done(call: Call[_T]) -> None:
@@ -216,6 +220,13 @@ class AsyncQuoteClient:
         finally:
             if not call.settled:  # whoever waited does no more
                 self._link.forget(call)
+
+    def _belong(self) -> None:
+        """Refuse another event loop than the first: its connection would not be heard there."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            raise RuntimeError(f"{self!r} belongs to another event loop: make one in each")
+        self._loop = loop
 
     def _dial(self) -> None:
         self._dialing = asyncio.get_running_loop().create_task(self._connect())
@@ -245,8 +256,11 @@ class AsyncSubscription:
     Leaving the loop does not end it; leaving ``async with`` does, and `close`.
     """
 
-    def __init__(self, link: Link, feed: Feed, timeout_s: float) -> None:
+    def __init__(
+        self, link: Link, feed: Feed, timeout_s: float, belong: Callable[[], None]
+    ) -> None:
         self._link, self._feed, self._timeout_s = link, feed, timeout_s
+        self._belong = belong
         self._news = asyncio.Event()
         self._has_begun = False
         feed.news = self._news.set
@@ -286,6 +300,7 @@ class AsyncSubscription:
 
     def _begin(self) -> None:
         if not self._has_begun:
+            self._belong()
             self._has_begun = True
             self._link.subscribe(self._feed)
 

@@ -34,6 +34,7 @@ from quoteshm.client._session import (
     strange,
     timeout_of,
 )
+from quoteshm.model import several
 
 if TYPE_CHECKING:
     import ssl
@@ -91,7 +92,7 @@ class QuoteClient:
 
     - `RequestError` for an error reply, with its ``code`` and ``message``,
     - `ConnectionFailedError` when there is no server, or it goes away, or is another kind,
-    - `TimeoutError` when there is no answer in time.
+    - `AnswerTimeoutError`, a `TimeoutError`, when there is no answer in time.
 
     Every line sent and received is logged at debug by the logger ``quoteshm.client``, cut short.
 
@@ -169,7 +170,7 @@ class QuoteClient:
 
     def get_quotes(self, tickers: Iterable[str] | None = None) -> Quotes:
         """Ask for the quotes of ``tickers``, or of all, at one epoch."""
-        wanted = None if tickers is None else list(tickers)
+        wanted = None if tickers is None else several(tickers)
         return self._call("get_quotes", _codec.read_quotes, tickers=wanted)
 
     def get_history(
@@ -235,7 +236,7 @@ class QuoteClient:
             UNAUTHORIZED, unless over the server's Unix socket or with a token.
 
         """
-        return self._call("add_tickers", _codec.read_added, tickers=list(tickers))
+        return self._call("add_tickers", _codec.read_added, tickers=several(tickers))
 
     def remove_tickers(self, tickers: Iterable[str]) -> RemovedTickers:
         """Have tickers served no longer, to nobody; as `add_tickers`.
@@ -246,7 +247,7 @@ class QuoteClient:
             Those that are ``removed``, and those that were not served (``unknown``).
 
         """
-        return self._call("remove_tickers", _codec.read_removed, tickers=list(tickers))
+        return self._call("remove_tickers", _codec.read_removed, tickers=several(tickers))
 
     def ping(self) -> float:
         """Ask whether the server answers; give the seconds that took, connecting included."""

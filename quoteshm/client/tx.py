@@ -32,6 +32,7 @@ from quoteshm.client._session import (
     reason,
     timeout_of,
 )
+from quoteshm.model import several
 
 if TYPE_CHECKING:
     import os
@@ -149,7 +150,7 @@ class TxQuoteClient:
 
     def get_quotes(self, tickers: Iterable[str] | None = None) -> Deferred[Quotes]:
         """Ask for the quotes of ``tickers``, or of all, at one epoch."""
-        wanted = None if tickers is None else list(tickers)
+        wanted = None if tickers is None else several(tickers)
         return self._call("get_quotes", _codec.read_quotes, tickers=wanted)
 
     def get_history(
@@ -181,11 +182,11 @@ class TxQuoteClient:
 
     def add_tickers(self, tickers: Iterable[str]) -> Deferred[AddedTickers]:
         """Have more tickers served; see `QuoteClient.add_tickers`."""
-        return self._call("add_tickers", _codec.read_added, tickers=list(tickers))
+        return self._call("add_tickers", _codec.read_added, tickers=several(tickers))
 
     def remove_tickers(self, tickers: Iterable[str]) -> Deferred[RemovedTickers]:
         """Have tickers served no longer; see `QuoteClient.remove_tickers`."""
-        return self._call("remove_tickers", _codec.read_removed, tickers=list(tickers))
+        return self._call("remove_tickers", _codec.read_removed, tickers=several(tickers))
 
     def ping(self) -> Deferred[float]:
         """Ask whether the server answers; give the seconds that took, connecting included."""

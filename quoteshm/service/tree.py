@@ -33,9 +33,9 @@ from quoteshm.service.publisher import Publisher
 from quoteshm.service.refresh import EAGER, PATIENT, RefreshService
 from quoteshm.service.roster import LOGGED, Roster, named, refuse_none
 from quoteshm.service.standing import DaemonStanding
-from quoteshm.service.worker import T, Worker
 from quoteshm.service.writing import WriterService
 from quoteshm.shm.segment import SegmentSpec
+from quoteshm.sources.worker import T, Worker
 from quoteshm.wire.auth import Gate
 from quoteshm.wire.operations import Context
 from quoteshm.wire.protocol import QuoteFactory

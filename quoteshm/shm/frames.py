@@ -6,6 +6,7 @@ a copy, an index straight from int64 milliseconds.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pandas.arrays import DatetimeArray
 
     from quoteshm.model import Bars
+
+Moment = int | str | datetime  # milliseconds UTC, or what pandas reads; a Timestamp is a datetime
 
 _NAMES: Final = np.array(["Open", "High", "Low", "Close", "Volume"], object)
 _NAMES.flags.writeable = False  # before pandas 3 the columns of every frame stand on it
@@ -97,19 +100,41 @@ def frame_over(ohlcv: NDArray[np.float64], index: pd.DatetimeIndex) -> pd.DataFr
     return frame
 
 
-def to_ms(stamp: pd.Timestamp, time_zone: str) -> int:
+def stamp_of(moment: Moment) -> pd.Timestamp | int:
+    """Give a moment as a timestamp, or as milliseconds UTC where it is a number.
+
+    Raises
+    ------
+    TypeError
+        It is a fraction, which pandas would take for nanoseconds, or a truth.
+    ValueError
+        It is no time, or NaT.
+
+    """
+    if isinstance(moment, bool | float | np.bool_ | np.floating):
+        raise TypeError(f"since: found {moment!r}, expected whole milliseconds, a text or a time")
+    if isinstance(moment, int | np.integer):
+        return int(moment)
+    stamp = pd.Timestamp(moment)
+    if pd.isna(stamp):
+        raise ValueError(f"since: found {stamp}, expected a time")
+    return stamp
+
+
+def to_ms(moment: Moment, time_zone: str) -> int:
     """Give a moment as milliseconds UTC; one without a zone is of the zone given.
 
     Of an hour that comes twice it is the first; in one that is skipped, the end of the gap.
 
     Raises
     ------
-    ValueError
-        It is NaT.
+    TypeError, ValueError
+        As `stamp_of`.
 
     """
-    if pd.isna(stamp):
-        raise ValueError(f"since: found {stamp}, expected a time")
+    stamp = stamp_of(moment)
+    if isinstance(stamp, int):
+        return stamp
     if stamp.tzinfo is None:
         stamp = stamp.tz_localize(time_zone, ambiguous=True, nonexistent="shift_forward")
     return int(stamp.as_unit("ms").asm8.astype(np.int64))

@@ -32,12 +32,12 @@ from quoteshm.errors import (
     UnknownIntervalError,
     UnknownTickerError,
 )
-from quoteshm.model import FIELDS, Quote, SnapshotState
+from quoteshm.model import FIELDS, Quote, SnapshotState, several
 from quoteshm.shm import discovery, futex, latch, layout, panel, segment, table
 from quoteshm.shm.attachment import KNOWN_S, Attachment
 from quoteshm.shm.classic import Entry, EntryHeader
 from quoteshm.shm.fence import fences, ordered
-from quoteshm.shm.frames import frame_over, named, to_ms
+from quoteshm.shm.frames import Moment, frame_over, named, to_ms
 from quoteshm.shm.gather import gather
 from quoteshm.shm.layout import KindGeometry
 from quoteshm.shm.results import SegmentInfo, SeriesView, Snapshot
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from quoteshm.shm.segment import Words
 
 T = TypeVar("T")
-Moment = int | str | pd.Timestamp
 WriterStatus = Literal["live", "hung", "dead", "closed"]
 
 _HUNG_AFTER_MS: Final = 5_000
@@ -493,7 +492,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             The first of `intervals` unless given.
         last : int, optional
             Only so many of the newest bars, at least 1.
-        since : int (milliseconds UTC), str or Timestamp, optional
+        since : int (milliseconds UTC), str or datetime, optional
             Only bars from this time on; without a zone it is the exchange's. Applies before
             ``last``.
 
@@ -513,7 +512,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             _, times, values, _ = closed = series.closed(row)
             forming_time, first, held = row.forming_time, 0, row.held
             if since is not None:
-                floor = _to_ms(since, series.ticker.time_zone)
+                floor = to_ms(since, series.ticker.time_zone)
                 first = int(np.searchsorted(times.view(np.int64), floor))
                 if forming_time is not None and forming_time < floor:
                     forming_time = None
@@ -632,7 +631,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             attached.tickers[row].symbol: row
             for row in np.flatnonzero(states[:, 0] == _PRESENT).tolist()
         }
-        wanted = sorted(present) if tickers is None else list(tickers)
+        wanted = sorted(present) if tickers is None else several(tickers)
         if unknown := [ticker for ticker in wanted if ticker not in present]:
             raise UnknownTickerError(", ".join(map(str, unknown)))
         rows = np.array([present[ticker] for ticker in wanted], np.intp)
@@ -795,10 +794,3 @@ def _checked_last(last: int | None) -> int | None:
     if (count := int(operator.index(last))) < 1:
         raise ValueError(f"last: found {last}, expected at least 1")
     return min(count, sys.maxsize)
-
-
-def _to_ms(moment: Moment, time_zone: str) -> int:
-    """Give a moment as milliseconds UTC; one without a zone is the exchange's."""
-    if isinstance(moment, int | np.integer):
-        return int(moment)
-    return to_ms(pd.Timestamp(moment), time_zone)

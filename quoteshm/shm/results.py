@@ -70,6 +70,13 @@ class SeriesView(msgspec.Struct, frozen=True, eq=False):
     _acquire: Callable[[], object]
     _load_index: Callable[[], DatetimeArray]
 
+    def __repr__(self) -> str:
+        """Say what is viewed; the values are in `frame`."""
+        state = "intact" if self.intact else "overwritten"
+        return (
+            f"<SeriesView of {self.ticker.symbol} {self.interval}: {len(self.time)} bars, {state}>"
+        )
+
     @property
     def intact(self) -> bool:
         """Whether nothing of it has been overwritten: to be asked *after* using the values."""
@@ -112,7 +119,7 @@ class SeriesView(msgspec.Struct, frozen=True, eq=False):
         return self.bars.field("volume")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Snapshot:
     """The latest quotes of the whole market, all of one epoch.
 
@@ -132,6 +139,10 @@ class Snapshot:
     _oldest_ms: int  # that a fresh quote could be then
     _listings: Listings
     _source: str
+
+    def __repr__(self) -> str:
+        """Say what is in it; the quotes are in `quotes` and `to_frame`."""
+        return f"<Snapshot of epoch {self.epoch}: {len(self.tickers)} tickers>"
 
     def _present(self) -> Listing:
         """Give those with a published value."""

@@ -22,6 +22,7 @@ Everything is read in a worker thread, some thousands of lines at a time.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -35,17 +36,17 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 import pandas as pd
-from twisted.internet import threads
 
 from quoteshm.model import DAY_MS, FIELDS, INTERVALS, Bars, Ticker
 from quoteshm.sources.base import Failure, Reason, Series, TickerBars, Unchanged
+from quoteshm.sources.worker import AbandonedError, Worker
 from quoteshm.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
-    from twisted.internet.interfaces import IReactorThreads
+    from twisted.internet.interfaces import IReactorFromThreads
 
     from quoteshm.sources.base import Fetched, Request
 
@@ -137,18 +138,19 @@ class Files:
     ----------
     folder : path
         Where the files are. It need not exist yet.
-    reactor : IReactorThreads, optional
-        Whose thread pool reads them; Twisted's own if not given.
+    reactor : IReactorFromThreads, optional
+        Where answers are delivered; Twisted's own if not given.
 
     """
 
     name = "files"
     adjustment = "none"
 
-    def __init__(self, folder: str | Path, *, reactor: IReactorThreads | None = None) -> None:
+    def __init__(self, folder: str | Path, *, reactor: IReactorFromThreads | None = None) -> None:
         self.folder = Path(folder)
         self._reactor = reactor
         self._stopped = False
+        self._worker: Worker | None = None
         self._told: dict[str, _Told] = {}
         self._unchanged: tuple[str, ...] = ()
 
@@ -176,34 +178,35 @@ class Files:
         }
 
     async def stop(self) -> None:
-        """End a running `fetch`, and the reading of a file."""
+        """End a running `fetch`, and the reading of a file; wait for neither."""
         self._stopped = True
+        if self._worker is not None:
+            self._worker.abandon()
 
     async def fetch(self, wanted: Sequence[Request]) -> AsyncGenerator[Fetched, None]:
         """Give the bars of every file that is new or has changed, whole."""
         if self._stopped or not wanted:
             return
-        try:
-            folder = await self._in_thread(lambda: _survey(self.folder))
-        except OSError as error:
-            for request in wanted:
-                yield Failure(request.ticker, Reason.UNREACHABLE, str(error))
-            return
-        changed, unchanged, failures = self._sort_out(wanted, folder)
-        if unchanged:
-            yield Unchanged(unchanged)
-        for failure in failures:
-            yield failure
-        for request, files in changed:
-            if self._stopped:
+        with contextlib.suppress(AbandonedError):
+            try:
+                folder = await self._in_thread(lambda: _survey(self.folder))
+            except OSError as error:
+                for request in wanted:
+                    yield Failure(request.ticker, Reason.UNREACHABLE, str(error))
                 return
-            answer, told = await self._in_thread(partial(self._read, request.ticker, files))
-            if self._stopped:
-                return
-            self._told.pop(request.ticker, None)
-            if told is not None:
-                self._told[request.ticker] = told
-            yield answer
+            changed, unchanged, failures = self._sort_out(wanted, folder)
+            if unchanged:
+                yield Unchanged(unchanged)
+            for failure in failures:
+                yield failure
+            for request, files in changed:
+                if self._stopped:
+                    return
+                answer, told = await self._in_thread(partial(self._read, request.ticker, files))
+                self._told.pop(request.ticker, None)
+                if told is not None:
+                    self._told[request.ticker] = told
+                yield answer
 
     def _sort_out(
         self,
@@ -235,14 +238,15 @@ class Files:
         return changed, self._unchanged, failures
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        """Do something in the reactor's thread pool."""
+        """Do something in a thread that nobody waits for: a disk may not answer."""
         reactor = self._reactor
         if reactor is None:
             from twisted.internet import reactor as default  # noqa: PLC0415 - installs it
 
-            reactor = self._reactor = cast("IReactorThreads", default)
-        pool = reactor.getThreadPool()  # type: ignore[misc] # Twisted declares it without a self
-        return await threads.deferToThreadPool(reactor, pool, work)
+            reactor = self._reactor = cast("IReactorFromThreads", default)
+        if self._worker is None:
+            self._worker = Worker(reactor, "files")
+        return await self._worker.run(work)
 
     def _files_of(
         self,

@@ -44,7 +44,7 @@ def ready(watched: Watched) -> Verdict:
     ages, window_ms = watched.ages(), watched.writer.spec.freshness_ms
     if ages.newest_ms is None:
         reasons.append("nothing is published yet")
-    elif ages.newest_ms > window_ms:
+    elif ages.stale == ages.tickers:
         newest_s, window_s = ages.newest_ms / 1000, window_ms / 1000
         reasons.append(f"no quote was confirmed for {newest_s:g} s, stale after {window_s:g} s")
     if reasons and watched.refresh.error is not None:

@@ -110,14 +110,18 @@ class Watched:
     def ages(self) -> Ages:
         """Look at how old the quotes are."""
         table = self.writer.quotes()
-        there = table["updated_boot_ms"][(table["flags"] & _STATE) == layout.PRESENT]
+        there = table[(table["flags"] & _STATE) == layout.PRESENT]
         if not len(there):
             return Ages(0, 0, None, None)
-        # What was confirmed in the future was so before the machine started anew.
-        ages_ms = self.clock.boot_ms() - there
-        ages_ms = np.where(ages_ms < 0, there, ages_ms)
-        stale = np.count_nonzero(ages_ms > self.writer.spec.freshness_ms)
-        return Ages(len(there), int(stale), int(ages_ms.min()), int(ages_ms.max()))
+        ages_ms = self.clock.boot_ms() - there["updated_boot_ms"]
+        # As `QuoteCache`: what was confirmed in the future was so before the machine started anew.
+        # How long ago that was, and for what is out of an archive, only the wall's clock can say.
+        known = (ages_ms >= 0) & (there["updated_boot_ms"] != layout.UNCONFIRMED_BOOT_MS)
+        stale = ~known | (ages_ms > self.writer.spec.freshness_ms)
+        by_wall_ms = np.maximum(0, self.clock.wall_ms() - there["updated_ms"])
+        ages_ms = np.where(known, ages_ms, by_wall_ms)
+        count = int(np.count_nonzero(stale))
+        return Ages(len(there), count, int(ages_ms.min()), int(ages_ms.max()))
 
 
 class Ages(NamedTuple):

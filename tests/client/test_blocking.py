@@ -34,12 +34,14 @@ from quoteshm.errors import (
     ErrorCode,
     RequestError,
     SettingsError,
+    UnknownIntervalError,
     UnknownTickerError,
 )
 from quoteshm.model import DAY_MS, FIELDS, Quote, SnapshotState
 from quoteshm.shm.frames import to_frame
 from quoteshm.wire.auth import Gate
 from tests.certificates import Authority
+from tests.client.model import ModelMarket
 from tests.client.pushing import PushedCase, changed
 from tests.published import FIRST_MS, NEW_YORK, NOW_MS, Market
 from tests.rostering import have_roster
@@ -192,8 +194,9 @@ class ServedTests(ServedCase):
             with pytest.raises(RequestError, match=r"Expected int >= 1 - at \$\.last") as caught:
                 client.get_history("AAPL", last=0)
             assert caught.value.code is ErrorCode.BAD_REQUEST
-            with pytest.raises(RequestError, match="known are 1d, 1m"):
+            with pytest.raises(UnknownIntervalError, match="7m, known are 1d, 1m") as unknown:
                 client.get_history("AAPL", "7m")
+            assert unknown.value.known == ("1d", "1m")
 
         await self.with_client(ask)
         assert self.factory.made == 1
@@ -842,6 +845,30 @@ def test_tls_is_a_way_in_for_who_trusts_the_server(tmp_path: Path) -> None:
                     with pytest.raises(ConnectionFailedError, match="certificate verify failed"):
                         client.ping()
             thread.join()
+
+
+def test_a_subscription_over_tls_looks_for_news_and_keeps_its_connection(tmp_path: Path) -> None:
+    """TLS says otherwise than a plain socket that there is nothing to read yet."""
+    authority, market, done = Authority(tmp_path), ModelMarket(), threading.Event()
+    issued = authority.issue("127.0.0.1")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(issued.certificate, issued.key)
+
+    def serve(listening: socket.socket) -> None:
+        with context.wrap_socket(listening.accept()[0], server_side=True) as connection:
+            connection.sendall(market.reply(line_of(connection)))
+            done.wait(10)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,))
+        thread.start()
+        client = QuoteClient(port=listening.getsockname()[1], tls=authority.trusting())
+        with client, client.subscribe() as events:
+            assert isinstance(events.wait(), SnapshotEvent)
+            assert events.wait(0.0) is None
+            assert events.wait(0.05) is None
+            done.set()
+        thread.join()
 
 
 def test_tls_over_a_unix_socket_is_refused() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import math
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,3 +47,12 @@ def test_frames_over_the_same_times_share_nothing_that_can_be_set() -> None:
     for frame in (other, frames.frame_over(bars.ohlcv, frames.named(times, "1d"))):
         assert (frame.columns.name, frame.index.name, zoned(frame).freq) == (None, "Date", None)
         assert np.shares_memory(zoned(frame).asi8, bars.time)
+
+
+@pytest.mark.parametrize("moment", [1.7e12, np.float64(1.7e12), True, math.nan])
+def test_a_fraction_or_a_truth_is_no_time(moment: Any) -> None:
+    """Pandas would take it for nanoseconds, and a whole history would be newer than that."""
+    with pytest.raises(TypeError, match=r"since: found .*, expected whole milliseconds"):
+        frames.to_ms(moment, "UTC")
+    assert frames.to_ms(np.int64(5), "UTC") == 5  # type: ignore[arg-type]
+    assert frames.to_ms(dt.datetime(1970, 1, 1, 0, 0, 1, tzinfo=dt.UTC), NEW_YORK) == 1000

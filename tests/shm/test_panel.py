@@ -38,3 +38,12 @@ def test_a_grid_is_laid_out_as_its_cells_are(
     pd.testing.assert_frame_equal(short, general)
     short.iloc[0, 0] = -1.0
     assert short.iloc[0, 0] == -1.0
+
+
+def test_of_a_midnight_that_comes_twice_a_line_has_the_first() -> None:
+    """Havana sets its clocks back from one to midnight."""
+    tickers = [IBM._replace(time_zone="America/Havana")]
+    noon = pd.Timestamp("2024-11-03 12:00", tz="America/Havana")
+    grid = panel.Grid(np.array([[noon.value // 10**6]]), np.ones((1, 1)))
+    (line,) = panel.to_frame(grid, tickers, "1d", None).index
+    assert line.isoformat() == "2024-11-03T00:00:00-04:00"

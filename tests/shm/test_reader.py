@@ -21,6 +21,7 @@ from quoteshm.errors import (
     ReaderClosedError,
     ReadTimeoutError,
     SegmentNotFoundError,
+    SettingsError,
     UnknownIntervalError,
     UnknownTickerError,
 )
@@ -310,6 +311,21 @@ def test_last_is_at_least_one(last: int, reader: StockDataReader) -> None:
     for ask in (reader.get_stock, reader.panel):
         with pytest.raises(ValueError, match=f"last: found {last}, expected at least 1"):
             ask("close", last=last)
+
+
+def test_one_text_is_no_list_of_tickers(reader: StockDataReader) -> None:
+    """Its letters are not what is meant."""
+    with pytest.raises(SettingsError, match="expected a list of them"):
+        reader.panel("close", "AAPL")
+
+
+def test_results_say_what_they_are(reader: StockDataReader) -> None:
+    """In one line each, as a notebook shows them."""
+    view, snapshot = reader.view("AAPL"), reader.snapshot()
+    assert repr(view) == f"<SeriesView of AAPL 1d: {len(view.time)} bars, intact>"
+    assert (
+        repr(snapshot) == f"<Snapshot of epoch {snapshot.epoch}: {len(snapshot.tickers)} tickers>"
+    )
 
 
 FIFTH = START_MS + 5 * DAY_MS

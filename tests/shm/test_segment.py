@@ -38,7 +38,7 @@ from quoteshm.errors import (
     WriterRunningError,
 )
 from quoteshm.model import SeriesKind, Ticker
-from quoteshm.shm import layout, segment
+from quoteshm.shm import layout, segment, table
 from quoteshm.shm.batch import Batch
 from quoteshm.shm.reader import StockDataReader
 from quoteshm.shm.segment import WriterLock
@@ -516,6 +516,21 @@ def test_a_segment_near_the_end_of_epochs_is_replaced(kept: Path) -> None:
     assert isinstance(writer.refused, CorruptSegmentError)
     assert "epoch is" in str(writer.refused)
     assert writer.epoch == 0
+    writer.close()
+
+
+@pytest.mark.parametrize(("more", "is_adopted"), [(0, True), (1, True), (2, False)])
+def test_a_series_with_more_rewrites_begun_than_a_death_leaves_is_replaced(
+    more: int, kept: Path, *, is_adopted: bool
+) -> None:
+    """Its readers would take its bars for overwritten, again and again."""
+    mapped, fd = segment.attach(kept)
+    os.close(fd)
+    offset = 8 * (mapped.entry_word(0, 0) + table.BEGUN)
+    (begun,) = struct.unpack_from("<Q", kept.read_bytes(), offset)
+    patch(kept, offset, struct.pack("<Q", begun + more))
+    writer = write(kept)
+    assert writer.adopted is is_adopted
     writer.close()
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet import defer, reactor
+from twisted.internet import defer, reactor, task
 from twisted.trial.unittest import TestCase
 
 from quoteshm.market.bars import validate
@@ -232,6 +232,17 @@ class ReadingTests(FolderTestCase):
         path = self.folder / "A.csv"
         with pytest.raises(module._StoppedError):
             module._read_file(path, "1d", lambda: True)
+
+    async def test_a_stop_does_not_wait_for_a_disk_that_does_not_answer(self) -> None:
+        """Nor does the end of the process: the thread is none of the reactor's pool."""
+        gate = threading.Event()
+        self.addCleanup(gate.set)
+        self.write("A.csv", HEADER + LINE)
+        self.patch(module, "_read_file", lambda *_: gate.wait())
+        fetching = defer.Deferred.fromCoroutine(self.fetch("A"))
+        await task.deferLater(reactor, 0.05)
+        await self.source.stop()
+        assert await fetching == []
 
 
 class CsvTests(FolderTestCase):

@@ -57,6 +57,15 @@ class TestHealth(SiteCase):
         assert (found.told["newest_age_s"], found.told["oldest_age_s"]) == (0.0, 1.001)
         assert alive(self.watched).well
 
+    def test_what_was_confirmed_in_the_future_is_stale(self) -> None:
+        """As the wire says it: it was so before the machine started anew."""
+        self.market.clock.now_ms -= 4_500
+        self.market.quote("AAPL", 1.0)
+        self.market.clock.now_ms -= 200
+        assert self.watched.factory.context.cache.get("AAPL").stale
+        assert self.watched.ages().stale == 2
+        assert not ready(self.watched).well
+
     def test_a_market_without_a_value_is_not_ready(self) -> None:
         """And why the source gives none is said with it."""
         self.market.remove("AAPL")

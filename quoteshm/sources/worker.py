@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class AbandonedError(Exception):
+    """Nobody waits for it any more."""
+
+
 class Worker:
     """Does things in threads of its own, and nobody ever waits for these.
 
@@ -35,6 +39,7 @@ class Worker:
     def __init__(self, reactor: IReactorFromThreads, name: str, threads: int = 1) -> None:
         self._reactor, self._threads = reactor, threads
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._waiting: set[Deferred[Any]] = set()
         for _ in range(threads):
             threading.Thread(target=self._loop, name=name, daemon=True).start()
 
@@ -48,8 +53,9 @@ class Worker:
                 result = work()
             except Exception:  # noqa: BLE001 (it is handed over)
                 result = Failure()
-            self._reactor.callFromThread(done.callback, result)
+            self._reactor.callFromThread(self._deliver, done, result)
 
+        self._waiting.add(done)
         self._jobs.put(job)
         return done
 
@@ -57,6 +63,17 @@ class Worker:
         """End the threads after what has been asked of them."""
         for _ in range(self._threads):
             self._jobs.put(None)
+
+    def abandon(self) -> None:
+        """End the threads, and let nobody wait for what they are at: `AbandonedError`."""
+        self.stop()
+        for done in list(self._waiting):
+            self._deliver(done, Failure(AbandonedError()))
+
+    def _deliver(self, done: Deferred[Any], result: Any) -> None:  # noqa: ANN401 (whatever it is)
+        if done in self._waiting:
+            self._waiting.remove(done)
+            done.callback(result)
 
     def _loop(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet import defer, reactor
 from twisted.trial import unittest
 
-from quoteshm.service.worker import Worker
+from quoteshm.sources.worker import Worker
 
 
 class TestWorker(unittest.TestCase):
