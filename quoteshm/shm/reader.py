@@ -652,8 +652,8 @@ class StockDataReader(Mapping[str, "Entry"]):
         Returns
         -------
         int
-            The stable epoch, also when the time is up. A lower one than was asked for tells of a
-            daemon that has begun anew.
+            The stable epoch, also when the time is up. Epochs go on from one daemon to the next; a
+            lower one than was asked for tells of one that began anew, as after a reboot.
 
         """
         deadline = time.monotonic() + timeout

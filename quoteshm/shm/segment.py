@@ -811,8 +811,9 @@ class WriterLock:
     """The right to write a segment: a lock on a file of its own that readers cannot open.
 
     It is an open-file-description lock: it falls with the process, however that ends, and not
-    with any other close of the file. The file says the pid, and is never unlinked: a writer that
-    waited for the old file could otherwise hold a lock that nobody sees.
+    with any other close of the file. The file says the pid and, after an orderly end, the last
+    epoch. It is never unlinked: a writer that waited for the old file could otherwise hold a lock
+    that nobody sees.
     """
 
     def __init__(self, segment_path: Path) -> None:
@@ -828,6 +829,7 @@ class WriterLock:
         """
         self.path = segment_path.with_name(segment_path.name + ".lock")
         self.fd = OwnedFd(self._open())
+        self.left_epoch = 0  # of the last segment under this name, where it was taken away
         try:
             self._take(segment_path)
         except BaseException:
@@ -839,6 +841,7 @@ class WriterLock:
             with _told(self.path):
                 is_ours = _try_lock(self.fd.number)
             if is_ours:
+                self.left_epoch = self._left_epoch()
                 return self._sign()
             pid = self._pid()
             if pid is not None and Path(f"/proc/{pid}").exists():
@@ -873,9 +876,23 @@ class WriterLock:
 
     def _pid(self) -> int | None:
         with contextlib.suppress(OSError):
-            text = os.pread(self.fd.number, 32, 0).strip()
+            text = os.pread(self.fd.number, 32, 0).partition(b"\n")[0].strip()
             return int(text) if text.isdigit() else None
         return None
+
+    def _left_epoch(self) -> int:
+        with contextlib.suppress(OSError):
+            text = os.pread(self.fd.number, 64, 0).partition(b"\n")[2].strip()
+            if text.isdigit() and (epoch := int(text)) < layout.MAX_ADOPTED_EPOCH:
+                return epoch & ~1
+        return 0
+
+    def leave(self, epoch: int) -> None:
+        """Leave the last epoch for the next writer, so that it never goes back for a reader."""
+        text = b"%d\n%d\n" % (os.getpid(), epoch)
+        with contextlib.suppress(OSError):
+            os.pwrite(self.fd.number, text, 0)
+            os.ftruncate(self.fd.number, len(text))
 
     @property
     def is_held(self) -> bool:

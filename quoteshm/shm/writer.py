@@ -146,6 +146,8 @@ class SegmentWriter:
             # ... where there are any left; else they begin anew.
             epoch = latch.stable_epoch(damaged.epoch) + 2
             mapped.cells[layout.EPOCH_WORD] = epoch if epoch < layout.MAX_ADOPTED_EPOCH else 0
+        elif lock.left_epoch:  # readers that are still there go on, and their epochs with them
+            mapped.cells[layout.EPOCH_WORD] = lock.left_epoch + 2
         writer = cls(spec, clock, mapped, fd, lock)
         with writer._let_go_on_error():
             segment.publish(mapped, spec.path)
@@ -276,6 +278,8 @@ class SegmentWriter:
         try:
             if self._fd is not None and unlink:
                 segment.unlink(self.spec.path, self._fd.number)
+                if self._lock is not None:
+                    self._lock.leave(self._epoch)
         finally:
             if self._fd is not None:
                 self._fd.close()

@@ -1078,19 +1078,35 @@ def test_the_module_reads_no_wall_clock() -> None:
 
 
 def test_a_wait_for_an_epoch_of_a_daemon_that_is_gone_ends(make_market: MakeMarket) -> None:
-    """A segment made anew begins from zero; who waits for the old epoch is told at once."""
+    """One that left no word of its epochs; who waits for the old one is told at once."""
     old = make_market([AAPL])
     reader = old.reader()
     for number in range(5):
         old.publish(ticks=[tick(slice(0, 1), number, float(number))])
     seen = reader.snapshot_state.epoch
     old.writer.close()
+    old.writer.spec.path.with_name(f"{old.writer.spec.name}.lock").unlink()
     new = make_market([AAPL], directory=old.writer.spec.directory)
     new.publish(ticks=[tick(slice(0, 1), 1, 1.0)])
 
     assert new.writer.epoch < seen
     assert reader.wait(seen, 30) == new.writer.epoch
     assert reader.wait(new.writer.epoch, 0.01) == new.writer.epoch
+
+
+def test_the_epochs_go_on_after_an_orderly_end(make_market: MakeMarket) -> None:
+    """Who waits for the next one gets it from the next daemon, and none twice."""
+    old = make_market([AAPL])
+    reader = old.reader()
+    seen = reader.snapshot_state.epoch
+    for _ in range(3):
+        old.writer.close()
+        old = make_market([AAPL], directory=old.writer.spec.directory)
+        assert not old.writer.adopted
+        found = reader.wait(seen, 30)
+        assert found > seen
+        assert found == old.writer.epoch
+        seen = found
 
 
 def test_a_look_for_a_successor_that_fails_costs_no_read(
