@@ -84,7 +84,9 @@ class WriterRunningError(SegmentError):
 
     def __init__(self, path: Path, pid: int | None) -> None:
         who = "another process" if pid is None else f"process {pid}"
-        super().__init__(f"{path} is being written by {who}")
+        super().__init__(
+            f"{path} is being written by {who}: stop that one, or choose another --shm-name"
+        )
         self.path, self.pid = path, pid
 
 
@@ -143,19 +145,37 @@ class ArchiveFileError(QuoteShmError):
 
 #: The reason of a ticker that was there, and is served no longer.
 REMOVED = "removed"
+#: The reason of a ticker that the segment has nothing of: only the daemon knows if it is wanted.
+UNPUBLISHED = "unpublished"
 
 
 class UnknownTickerError(QuoteShmError, KeyError):
-    """No such ticker, or none with a published value."""
+    """No such ticker, or none with a published value.
 
-    def __init__(self, ticker: object, reason: str | None = None) -> None:
+    Attributes
+    ----------
+    ticker : str
+    reason : str, optional
+        Why there is no value, of one that is wanted; or `REMOVED`, or `UNPUBLISHED`.
+    instead : str, optional
+        The same ticker in the case that there is.
+
+    """
+
+    def __init__(
+        self, ticker: object, reason: str | None = None, *, instead: str | None = None
+    ) -> None:
         super().__init__(ticker)
-        self.ticker, self.reason = ticker, reason
+        self.ticker, self.reason, self.instead = ticker, reason, instead
 
     def __str__(self) -> str:
         """Give a sentence, where KeyError would give a repr."""
+        if self.instead is not None:
+            return f"unknown ticker: {self.ticker}; did you mean {self.instead}?"
         if self.reason is None:
             return f"unknown ticker: {self.ticker}"
+        if self.reason == UNPUBLISHED:
+            return f"unknown ticker, or no value yet: {self.ticker}"
         if self.reason == REMOVED:
             return f"ticker removed: {self.ticker}"
         return f"no value yet for {self.ticker}: {self.reason}"

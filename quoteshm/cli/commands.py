@@ -38,6 +38,7 @@ _STAMP_DIGITS: Final = 9  # more than those of a date such as 20260131
 _OK: Final = "ok"
 TIMEOUT_S: Final = 5.0
 _REQUEST_NBYTES: Final = 32_768  # of tickers: half of what a server takes unless told otherwise
+_NOTHING_YET: Final = "no ticker has a value yet: `quoteshm status` says why"
 
 
 def complain(text: object) -> None:
@@ -249,6 +250,8 @@ def list_(forced: str | None, server: Server, timeout_s: float) -> None:
     """
     with server.connect(timeout_s) as client:
         tickers = client.list_tickers()
+    if not tickers:
+        complain(_NOTHING_YET)
     match Format.choose(forced):
         case Format.JSON:
             output.print_json(tickers)
@@ -300,6 +303,8 @@ def get(
             except (UnknownTickerError, RequestError) as error:
                 problems.append(error)
     order = sorted(quotes) if everything else [ticker for ticker in wanted if ticker in quotes]
+    if everything and not order:
+        complain(_NOTHING_YET)
     if order or everything:
         output.print_quotes([quotes[ticker] for ticker in order], Format.choose(forced))
     for problem in problems:
@@ -726,6 +731,8 @@ def export(  # noqa: PLR0913 (a command line's options)
     kind = exporting.Kind.of(forced, output)
     with server.attach(shm_name, shm_dir) as reader:
         wanted = reader.list_tickers() if everything else list(dict.fromkeys(tickers))
+        if not wanted:
+            complain(_NOTHING_YET)
         missing = exporting.export(reader, wanted, interval, kind, output)
     for problem in missing:
         complain(problem)

@@ -288,7 +288,11 @@ def not_found(fields: Mapping[str, object], error: RequestError) -> Exception:
         return error
     ticker, interval = fields.get("ticker"), fields.get("interval")
     if isinstance(ticker, str):
-        for unknown in (UnknownTickerError(ticker), UnknownTickerError(ticker, REMOVED)):
+        for unknown in (
+            UnknownTickerError(ticker),
+            UnknownTickerError(ticker, instead=ticker.upper()),
+            UnknownTickerError(ticker, REMOVED),
+        ):
             if error.message == str(unknown):
                 return unknown
         without_value = str(UnknownTickerError(ticker, ""))

@@ -234,7 +234,10 @@ class QuoteCache:
             reason = "not fetched yet"
         if reason is None and is_removed:
             reason = REMOVED
-        raise UnknownTickerError(ticker, reason)
+        instead = None
+        if reason is None and ticker.upper() in self.writer.row_of:
+            instead = ticker.upper()
+        raise UnknownTickerError(ticker, reason, instead=instead)
 
     def _is_removed(self, place: int) -> bool:
         return place < len(self._table) and bool(self._table["flags"][place] & layout.REMOVED)

@@ -25,6 +25,8 @@ import pandas as pd
 from quoteshm.clock import NS_PER_MS
 from quoteshm.errors import (
     REMOVED,
+    UNPUBLISHED,
+    ConnectionFailedError,
     CorruptSegmentError,
     ReaderClosedError,
     RequestError,
@@ -143,7 +145,11 @@ class StockDataReader(Mapping[str, "Entry"]):
         host: str, port: int, shm_dir: str | os.PathLike[str] | None
     ) -> tuple[Path, str | None]:
         """Ask the server for its segment; say if the one found here is another machine's."""
-        directory, name, instance = discovery.ask(host, port)
+        try:
+            directory, name, instance = discovery.ask(host, port)
+        except (ConnectionFailedError, RequestError) as error:
+            error.add_note("Whoever knows the segment's name need not ask: shm_name='shm0'")
+            raise
         path = Path(shm_dir or directory) / name
         mapped, fd = segment.attach(path)
         segment.close_fd(fd)
@@ -283,7 +289,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             tries = None  # what was learnt is not to be lost for want of time
             attached.learn(count)
             if ticker not in attached.rows:
-                raise UnknownTickerError(ticker)
+                raise _unknown(ticker, attached.rows)
 
     # -- quotes ------------------------------------------------------------------------------
 
@@ -633,7 +639,9 @@ class StockDataReader(Mapping[str, "Entry"]):
         }
         wanted = sorted(present) if tickers is None else several(tickers)
         if unknown := [ticker for ticker in wanted if ticker not in present]:
-            raise UnknownTickerError(", ".join(map(str, unknown)))
+            if len(unknown) == 1:
+                raise _unknown(unknown[0], present)
+            raise UnknownTickerError(", ".join(map(str, unknown)), UNPUBLISHED)
         rows = np.array([present[ticker] for ticker in wanted], np.intp)
         return attached, rows, series[rows].view(layout.SERIES_ROW)[:, 0]
 
@@ -794,3 +802,10 @@ def _checked_last(last: int | None) -> int | None:
     if (count := int(operator.index(last))) < 1:
         raise ValueError(f"last: found {last}, expected at least 1")
     return min(count, sys.maxsize)
+
+
+def _unknown(ticker: object, known: Mapping[str, int]) -> UnknownTickerError:
+    """Give what is raised of a ticker that there is not."""
+    upper = ticker.upper() if isinstance(ticker, str) else ""
+    instead = upper if upper in known else None
+    return UnknownTickerError(ticker, UNPUBLISHED, instead=instead)

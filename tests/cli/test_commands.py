@@ -150,6 +150,15 @@ class TestGet:
         """Sorted."""
         assert [q["ticker"] for q in run("get", "--all").documents] == ["AAPL", "MSFT"]
 
+    def test_a_market_without_a_value_is_told_of(self, run: Command, market: Market) -> None:
+        """Nothing at all would look as if something were broken; and it is no error."""
+        for ticker in ("AAPL", "MSFT"):
+            market.remove(ticker)
+        for args in (("get", "--all"), ("list",)):
+            ran = run(*args)
+            assert (ran.status, ran.out) == (0, "")
+            assert ran.err == "quoteshm: no ticker has a value yet: `quoteshm status` says why\n"
+
     @pytest.mark.parametrize("args", [(), ("--all", "AAPL")])
     def test_it_wants_tickers_or_all(self, run: Command, args: Sequence[str]) -> None:
         """Neither and both are wrong usage, told in one line."""

@@ -90,7 +90,7 @@ def test_an_unknown_ticker_leaves_the_others_alone(
     """It is named, and the status says so; one without bars has none."""
     path = tmp_path / "some.csv"
     assert cli.run(["export", "NOPE", "AAPL", "NEWCO", "-o", str(path), *where]) == 1
-    assert capsys.readouterr().err == "quoteshm: unknown ticker: NOPE\n"
+    assert capsys.readouterr().err == "quoteshm: unknown ticker, or no value yet: NOPE\n"
     assert set(pd.read_csv(path)["ticker"]) == {"AAPL"}
 
 

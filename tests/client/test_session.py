@@ -465,13 +465,23 @@ def test_what_is_forgotten_is_not_asked_again() -> None:
         assert session._calls == {}
 
 
-def test_a_ticker_that_is_not_there_is_the_readers_error() -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        "unknown ticker: ko",
+        "unknown ticker: ko; did you mean KO?",
+        "ticker removed: ko",
+        "no value yet for ko: not fetched yet",
+    ],
+)
+def test_a_ticker_that_is_not_there_is_the_readers_error(message: str) -> None:
     """As in all clients."""
-    session, call = Session("there:1"), Call("get_quote", {"ticker": "X"}, _codec.read_quote)
+    session, call = Session("there:1"), Call("get_quote", {"ticker": "ko"}, _codec.read_quote)
     session.connect()
     session.ask(call)
-    session.receive(error_line(call.id, "NOT_FOUND", "unknown ticker: X"))
+    session.receive(error_line(call.id, "NOT_FOUND", message))
     assert isinstance(call.error, UnknownTickerError)
+    assert str(call.error) == message
 
 
 def test_the_wait_between_attempts_grows_to_a_limit() -> None:

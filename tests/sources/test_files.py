@@ -298,6 +298,20 @@ class CsvTests(FolderTestCase):
         days = (await self.one()).series["1d"].bars.time.astype("M8[ms]").astype(str).tolist()
         assert days == ["2024-03-29T00:00:00.000", "2024-04-02T00:00:00.000"]
 
+    async def test_the_example_of_the_docs_is_as_they_say(self) -> None:
+        """docs/files.md: two days; and what is said of a price that is none."""
+        page = (Path(__file__).parents[2] / "docs/files.md").read_text()
+        example = page.partition("```csv\n")[2].partition("```")[0]
+        self.write("AAPL.csv", example)
+        bars = (await self.one("AAPL")).series["1d"].bars
+        assert bars.time.astype("M8[ms]").astype("M8[D]").astype(str).tolist() == [
+            "2026-11-19",
+            "2026-11-20",
+        ]
+        self.write("AAPL.csv", example.replace("185.60", "x"))
+        failure = await self.failure("AAPL")
+        assert failure.message in page
+
     async def test_bars_too_close_for_their_series_are_refused(self) -> None:
         """With the name that they would be right under; one day twice is no reason."""
         minutes = "".join(f"2024-01-02T10:{i:02}:00,10,12,9,11,1\n" for i in range(5))

@@ -115,7 +115,7 @@ def test_get_quote_says_when_it_is_stale(market: Market) -> None:
     ("ticker", "message"),
     [
         ("XXXX", "unknown ticker: XXXX"),
-        ("aapl", "unknown ticker: aapl"),
+        ("aapl", "unknown ticker: aapl; did you mean AAPL?"),
         ("", "unknown ticker: "),
         ("{log_source}", "unknown ticker: {log_source}"),
         ("NEWCO", "no value yet for NEWCO: not fetched yet"),
