@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from quoteshm.client.blocking import QuoteClient
     from quoteshm.shm.reader import StockDataReader
 
+    __version__: str
+
 __all__ = [
     "AnswerTimeoutError",
     "AsyncQuoteClient",
@@ -57,6 +59,10 @@ _LOADED_WHEN_USED = {
 
 def __getattr__(name: str) -> object:
     """Load the reader or the client when it is asked for: pandas takes half a second."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415  not for nothing
+
+        return version(__name__)
     try:
         module = _LOADED_WHEN_USED[name]
     except KeyError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -47,3 +48,8 @@ def test_a_client_that_waits_pays_for_no_event_loop() -> None:
 def test_what_is_not_loaded_yet_is_named_too() -> None:
     """For who completes names in a notebook."""
     assert set(quoteshm.__all__) <= set(dir(quoteshm))
+
+
+def test_the_version_is_the_packages() -> None:
+    """As installed."""
+    assert quoteshm.__version__ == importlib.metadata.version("quoteshm")
