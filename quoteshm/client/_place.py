@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quoteshm.errors import SettingsError
+from quoteshm.shm import discovery
 
 if TYPE_CHECKING:
     import ssl
@@ -39,10 +40,7 @@ class Place(NamedTuple):
                 expected = f"1 to {LONGEST_PATH_NBYTES} bytes, none of them 0"
                 raise SettingsError("path", path, expected)
             return cls(host, port, os.fspath(path), tls)
-        if not _is_host(host):
-            raise SettingsError("host", host, "a name with labels of 1 to 63 bytes, or an address")
-        if port not in range(1 << 16):
-            raise SettingsError("port", port, "0 to 65535")
+        discovery.check(host, port)
         return cls(host, port, None, tls)
 
     def __str__(self) -> str:
@@ -58,14 +56,6 @@ class Place(NamedTuple):
         import ssl  # noqa: PLC0415  it takes some time to load, and few need it
 
         return self.tls if isinstance(self.tls, ssl.SSLContext) else ssl.create_default_context()
-
-
-def _is_host(host: str) -> bool:
-    """Whether it can be looked up; `socket` takes names in this encoding."""
-    try:
-        return bool(host) and "\0" not in host and bool(host.encode("idna"))
-    except UnicodeError:
-        return False
 
 
 def _is_path(path: bytes) -> bool:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from quoteshm.errors import ConnectionFailedError, ErrorCode, RequestError
+from quoteshm.errors import ConnectionFailedError, ErrorCode, RequestError, SettingsError
 
 _TIMEOUT_S: Final = 5.0
 _MAX_REPLY_BYTES: Final = 65_536
@@ -23,6 +23,28 @@ class Address(NamedTuple):
     instance: str
 
 
+def check(host: str, port: int) -> None:
+    """Refuse what can be no server's address.
+
+    Raises
+    ------
+    SettingsError
+
+    """
+    if not isinstance(host, str) or not _is_host(host):
+        raise SettingsError("host", host, "a name with labels of 1 to 63 bytes, or an address")
+    if port not in range(1 << 16):
+        raise SettingsError("port", port, "0 to 65535")
+
+
+def _is_host(host: str) -> bool:
+    """Whether it can be looked up; `socket` takes names in this encoding."""
+    try:
+        return bool(host) and "\0" not in host and bool(host.encode("idna"))
+    except UnicodeError:
+        return False
+
+
 def ask(host: str, port: int, timeout_s: float = _TIMEOUT_S) -> Address:
     """Ask the server at ``host`` and ``port`` for its segment.
 
@@ -30,10 +52,13 @@ def ask(host: str, port: int, timeout_s: float = _TIMEOUT_S) -> Address:
     ------
     ConnectionFailedError
         Nobody answers there, or not with this protocol.
+    SettingsError
+        There can be no server there.
     RequestError
         The server has no shared memory, or refuses to say.
 
     """
+    check(host, port)
     place = f"{host}:{port}"
     try:
         with socket.create_connection((host, port), timeout_s) as connection:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import operator
 import os
 import sys
@@ -100,8 +101,8 @@ class StockDataReader(Mapping[str, "Entry"]):
     ------
     SegmentError
         There is no such segment, or it is not one; of the kind that says what was found.
-    ConnectionFailedError, RequestError
-        The server does not answer, or has no segment.
+    SettingsError, ConnectionFailedError, RequestError
+        There can be no such server; it does not answer; it has no segment.
 
     """
 
@@ -647,15 +648,15 @@ class StockDataReader(Mapping[str, "Entry"]):
 
     # -- waiting and looking after the writer ------------------------------------------------
 
-    def wait(self, epoch: int, timeout: float) -> int:
+    def wait(self, epoch: int, timeout: float | None) -> int:
         """Block until the market is past an epoch, or the time is up.
 
         Parameters
         ----------
         epoch : int
             The stable epoch that the caller has seen.
-        timeout : float
-            Seconds.
+        timeout : float or None
+            Seconds; None waits for ever.
 
         Returns
         -------
@@ -664,7 +665,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             lower one than was asked for tells of one that began anew, as after a reboot.
 
         """
-        deadline = time.monotonic() + timeout
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             attached = self._attachment()
             try:

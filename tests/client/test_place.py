@@ -11,6 +11,7 @@ from quoteshm.client.aio import AsyncQuoteClient
 from quoteshm.client.blocking import QuoteClient
 from quoteshm.client.tx import TxQuoteClient
 from quoteshm.errors import SettingsError
+from quoteshm.shm.reader import StockDataReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ CLIENTS = (QuoteClient, AsyncQuoteClient, TxQuoteClient)
         ("port", 65_536),
         ("port", "9000"),
         ("host", ""),
+        ("host", 9000),
         ("host", "a\0b"),
         ("host", "a..b"),
         ("host", ".a"),
@@ -45,6 +47,10 @@ def test_what_can_be_nowhere_is_refused_at_once(
     with pytest.raises(SettingsError) as caught:
         client(**{option: value})
     assert caught.value.option == option
+    if option != "path":
+        with pytest.raises(SettingsError) as caught:
+            StockDataReader(**{option: value})
+        assert caught.value.option == option
 
 
 @pytest.mark.parametrize(

@@ -586,11 +586,14 @@ def test_wait_returns_at_once_when_the_market_is_past(reader: StockDataReader) -
     assert time.monotonic() - began >= 0.05
 
 
-def test_wait_is_woken_by_a_commit(market: Market, reader: StockDataReader) -> None:
-    """And by the writer's leave, after which it ends by its own time."""
+@pytest.mark.parametrize("timeout", [60, None])
+def test_wait_is_woken_by_a_commit(
+    market: Market, reader: StockDataReader, timeout: float | None
+) -> None:
+    """And by the writer's leave, after which it ends by its own time, if it has one."""
     epoch = reader.snapshot_state.epoch
     found: list[int] = []
-    waiter = threading.Thread(target=lambda: found.append(reader.wait(epoch, 60)))
+    waiter = threading.Thread(target=lambda: found.append(reader.wait(epoch, timeout)), daemon=True)
     waiter.start()
     market.publish(quotes=[make_quotes(ALL, 2.0)])
     waiter.join(10)
