@@ -10,6 +10,8 @@ VENV_OLDEST ?= .venv-oldest
 export VENV_ARCTICDB ?= .venv-arcticdb
 PORT ?= 9000
 PYTEST_ARGS ?=
+# Tests mostly wait. What minds company is kept together: tests/conftest.py.
+SIDE_BY_SIDE = --numprocesses=2 --dist=loadgroup
 BENCH_ARGS ?=
 
 PIP_INSTALL = -m pip --disable-pip-version-check --quiet install
@@ -20,11 +22,11 @@ run: $(VENV)/.run
 	$(VENV)/bin/twistd -n --pidfile= quoteshm --port $(PORT) --synthetic
 
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 # The lowest versions that pyproject.toml promises to work with.
 test-oldest: $(VENV_OLDEST)/.dev
-	$(VENV_OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV_OLDEST)/bin/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/python -m ruff check

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 REQUIRE_ALL = "QUOTESHM_REQUIRE_ALL"
+#: What measures, or has a clock that is fast: one after the other, beside what does not mind.
+ALONE = ("bench", "campaigns")
 
 #: The oldest Twisted has no WebSocket; where all tests are required, that is an error.
 collect_ignore = (
@@ -30,6 +33,14 @@ collect_ignore = (
 # A shell's background job ignores the keyboard's signal, and so would every process it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep those of a kind in one of xdist's processes."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in ALONE:
+            item.add_marker(pytest.mark.xdist_group("alone"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -95,8 +95,9 @@ class Command:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command."""
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run the command, with no word of how wide a terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     return Command(capsys)
 
 
