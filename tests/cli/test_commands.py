@@ -95,9 +95,8 @@ class Command:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run the command, with no word of how wide a terminal is."""
-    monkeypatch.delenv("COLUMNS", raising=False)
+def run(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command."""
     return Command(capsys)
 
 
@@ -450,7 +449,6 @@ class TestStatus:
     ) -> None:
         """And of any width without it, or where it says nothing."""
         described["error"] = "word " * 40
-        monkeypatch.delenv("COLUMNS", raising=False)
         widest = max(map(len, run("status", "--table").out.splitlines()))
         assert widest > 100
         monkeypatch.setenv("COLUMNS", "60")
