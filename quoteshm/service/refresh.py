@@ -186,7 +186,7 @@ class RefreshService(Service):
         if self._loop.running:
             self._loop.stop()
         ended: list[defer.Deferred[None]] = [
-            defer.Deferred.fromCoroutine(_stop_source(self.source)),
+            defer.Deferred.fromCoroutine(self.source.stop()),
         ]
         if self._running is not None:
             waiter: defer.Deferred[None] = defer.Deferred()
@@ -225,9 +225,7 @@ class RefreshService(Service):
             self._forget(ticker)
         for run in self._runs:
             run.gone.update(gone)
-        forget = getattr(self.source, "forget", None)  # of one that remembers who failed
-        if forget is not None:
-            forget(gone)
+        self.source.forget(gone)
         self._all = tuple(self._wanted.values())
 
     def _request(self, ticker: str) -> Request:
@@ -580,7 +578,3 @@ async def _close(answers: AsyncIterator[Fetched]) -> None:
     close = getattr(answers, "aclose", None)
     if close is not None:
         await close()
-
-
-async def _stop_source(source: Source) -> None:
-    await source.stop()

@@ -7,7 +7,6 @@ subscriber sees it go; its row stays its own, for when it is added again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from twisted.logger import Logger
@@ -16,15 +15,14 @@ from quoteshm.service.options import MAX_SYMBOL_NBYTES, is_symbol
 from quoteshm.shm import layout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
     from quoteshm.service.publisher import Publisher
     from quoteshm.service.refresh import RefreshService
 
 #: So many tickers are named in a line of the log.
 LOGGED: Final = 10
 BAD_SYMBOL: Final = f"expected 1 to {MAX_SYMBOL_NBYTES} printable bytes without space, comma or #"
-
-#: Says for which tickers a source has nothing, and why.
-Refuse = Callable[[Sequence[str]], Mapping[str, str]]
 
 
 class Added(NamedTuple):
@@ -42,22 +40,15 @@ class Removed(NamedTuple):
     unknown: list[str]
 
 
-def refuse_none(_tickers: Sequence[str]) -> Mapping[str, str]:
-    """Have all of them."""
-    return {}
-
-
 class Roster:
     """Changes which tickers are served. In the reactor's thread only.
 
     Parameters
     ----------
     refresh : RefreshService
-        Asks for the tickers.
+        Asks for the tickers; its source says which it cannot have.
     publisher : Publisher
         Knows which are published.
-    refuse : callable, optional
-        Says which tickers the source cannot have.
     changed : callable, optional
         Told of all tickers that are served, after each change.
     removed : callable, optional
@@ -72,11 +63,10 @@ class Roster:
         refresh: RefreshService,
         publisher: Publisher,
         *,
-        refuse: Refuse = refuse_none,
         changed: Callable[[Iterable[str]], object] = lambda _: None,
         removed: Callable[[Iterable[str]], object] = lambda _: None,
     ) -> None:
-        self._refresh, self._publisher, self._refuse = refresh, publisher, refuse
+        self._refresh, self._publisher = refresh, publisher
         self._changed, self._removed = changed, removed
 
     def add(self, tickers: Iterable[str]) -> Added:
@@ -106,7 +96,7 @@ class Roster:
         refused = {ticker: BAD_SYMBOL for ticker in asked if not is_symbol(ticker)}
         new = [ticker for ticker in asked if ticker not in wanted and ticker not in refused]
         if new:
-            refused |= self._refuse(new)
+            refused |= self._refresh.source.refuse(new)
             new = self._with_room([ticker for ticker in new if ticker not in refused], refused)
         if new:
             self._refresh.add(new)

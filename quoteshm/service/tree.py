@@ -31,7 +31,7 @@ from quoteshm.service.notify import Channel, Notify
 from quoteshm.service.periodic import Periodic
 from quoteshm.service.publisher import Publisher
 from quoteshm.service.refresh import EAGER, PATIENT, RefreshService
-from quoteshm.service.roster import LOGGED, Roster, named, refuse_none
+from quoteshm.service.roster import LOGGED, Roster, named
 from quoteshm.service.standing import DaemonStanding
 from quoteshm.service.writing import WriterService
 from quoteshm.shm.segment import SegmentSpec
@@ -166,7 +166,6 @@ class Daemon(MultiService):
         context.roster = self.roster = Roster(
             self.refresh,
             self.publisher,
-            refuse=getattr(self.source, "refuse", refuse_none),
             changed=self._set_live,
             removed=self._drop_archived,
         )
@@ -288,7 +287,7 @@ class Daemon(MultiService):
             publisher=self.publisher,
             refresh=self.refresh,
             heartbeat_age_s=self.opened.beat_age_s,
-            describe_source=getattr(self.source, "describe", dict),
+            describe_source=self.source.describe,
         )
         settings = self.settings
         names, debug = settings.http_hosts, settings.log_level == "debug"
@@ -368,9 +367,9 @@ class Daemon(MultiService):
             told["subscriptions"] = len(self.factory.hub)
         if self.http is not None:
             told["http"] = self.http.where
-        describe = getattr(self.source, "describe", None)  # of one that asks somebody else
-        if describe is not None:
-            told["requests"] = describe()
+        requests = self.source.describe()
+        if requests:
+            told["requests"] = requests
         if self.live is not None:
             told["live"] = self.live.describe()
         if self.archiver is not None:

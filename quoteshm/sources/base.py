@@ -7,11 +7,12 @@ never raises for one ticker's sake, never blocks the reactor, and stops within a
 from __future__ import annotations
 
 import enum
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -176,14 +177,36 @@ class Unchanged:
 Fetched = TickerBars | TickerTicks | Failure | Unchanged
 
 
-class Source(Protocol):
-    """Where bars come from."""
+class Source(ABC):
+    """Where bars come from. What a source has nothing to say to, it leaves as it is here.
 
-    name: str  # "yahoo", "files", "synthetic": what a quote says as its source
-    adjustment: str  # "none", "split", "all": what its prices are adjusted for
+    Attributes
+    ----------
+    name : str
+        What a quote says as its source: "yahoo", "files", "synthetic".
+    adjustment : str
+        What its prices are adjusted for: "none", "split", "all".
 
+    """
+
+    name: str
+    adjustment: str
+
+    @abstractmethod
     def fetch(self, wanted: Sequence[Request]) -> AsyncIterator[Fetched]:
         """Answer for every wanted ticker, as the answers come."""
 
+    @abstractmethod
     async def stop(self) -> None:
         """End whatever is under way, within a second; a running `fetch` ends early."""
+
+    def refuse(self, tickers: Sequence[str]) -> dict[str, str]:  # noqa: ARG002 (who refuses looks)
+        """Say which tickers, of those that are to be added, it cannot have, and why."""
+        return {}
+
+    def forget(self, tickers: Iterable[str]) -> None:  # noqa: B027 (not all remember any)
+        """Know nothing more of tickers that nobody wants."""
+
+    def describe(self) -> dict[str, object]:
+        """Give what ``get_info`` says of its requests; nothing of one that asks nobody."""
+        return {}

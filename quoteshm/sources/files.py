@@ -38,7 +38,7 @@ import numpy as np
 import pandas as pd
 
 from quoteshm.model import DAY_MS, FIELDS, INTERVALS, Bars, Ticker
-from quoteshm.sources.base import Failure, Reason, Series, TickerBars, Unchanged
+from quoteshm.sources.base import Failure, Reason, Series, Source, TickerBars, Unchanged
 from quoteshm.sources.worker import AbandonedError, Worker
 from quoteshm.text import printable
 
@@ -131,7 +131,7 @@ class _Told:
 _Folder = dict[str, dict[str, list[_File]]]
 
 
-class Files:
+class Files(Source):
     """A `quoteshm.sources.base.Source` that reads a folder.
 
     Parameters

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from quoteshm.model import DAY_MS, FIELDS, INTERVALS, Bars, Ticker
-from quoteshm.sources.base import LastPrice, Series, TickerBars, TickerTicks
+from quoteshm.sources.base import LastPrice, Series, Source, TickerBars, TickerTicks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
@@ -102,7 +102,7 @@ class _Stand(NamedTuple):
     forming: dict[str, tuple[int, NDArray[np.float64]]]  # by interval: start, values
 
 
-class Synthetic:
+class Synthetic(Source):
     """A `quoteshm.sources.base.Source` of random bars.
 
     Parameters

@@ -30,7 +30,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 
-from quoteshm.sources.base import Failure, Reason, TickerBars
+from quoteshm.sources.base import Failure, Reason, Source, TickerBars
 from quoteshm.sources.breaker import Breaker, State
 from quoteshm.sources.yahoo_plan import Plan, StoppedError, wrong_symbol
 
@@ -54,7 +54,7 @@ _PAUSES_S: Final = {
 }
 
 
-class Yahoo:
+class Yahoo(Source):
     """A `quoteshm.sources.base.Source` that asks Yahoo Finance.
 
     Parameters

@@ -19,7 +19,7 @@ from twisted.scripts import twistd
 from quoteshm.model import Bars, SeriesKind, Ticker
 from quoteshm.service import daemon, making, refresh
 from quoteshm.shm import layout
-from quoteshm.sources.base import LastPrice, Series, TickerBars, TickerTicks
+from quoteshm.sources.base import LastPrice, Series, Source, TickerBars, TickerTicks
 from tests.campaigns import stamped, steps
 from tests.campaigns.stamped import CORE, LEDGER
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from quoteshm.clock import Clock
     from quoteshm.service.publisher import Publisher
     from quoteshm.service.settings import Settings
-    from quoteshm.sources.base import Fetched, Request, Source
+    from quoteshm.sources.base import Fetched, Request
 
     Batch = list[Fetched]
 
@@ -39,7 +39,7 @@ FIRST_BARS: Final = 30  # of a ticker's first history
 BATCHES: Final = 200  # of one refresh
 
 
-class Stamped:
+class Stamped(Source):
     """Answers with batch after batch, each of them one commit, as fast as they are taken."""
 
     name, adjustment = "synthetic", "none"

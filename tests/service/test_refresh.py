@@ -30,6 +30,7 @@ from quoteshm.sources.base import (
     Reason,
     Request,
     Series,
+    Source,
     TickerBars,
     TickerTicks,
     Unchanged,
@@ -56,7 +57,7 @@ def failure(ticker: str, reason: Reason = Reason.TIMED_OUT) -> Failure:
     return Failure(ticker, reason, f"{ticker} did not answer")
 
 
-class Scripted:
+class Scripted(Source):
     """A source that answers as the test says, and notes what it was asked for."""
 
     name = "scripted"
@@ -556,7 +557,7 @@ class TestChanges(Case):
     def test_a_source_that_remembers_who_failed_is_told_who_is_gone(self) -> None:
         """Such as one with a breaker."""
         gone: list[str] = []
-        self.source.forget = gone.extend  # type: ignore[attr-defined]
+        self.patch(self.source, "forget", gone.extend)
         service = self.start("A", "B")
         service.remove(["B", "X"])
         assert gone == ["B"]

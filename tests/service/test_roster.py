@@ -31,6 +31,14 @@ KINDS = (SeriesKind("1d", 10), SeriesKind("1m", 10))
 REFRESH_S = 10.0
 
 
+class Choosy(Synthetic):
+    """A source that cannot have all that it is asked for."""
+
+    def refuse(self, tickers: Sequence[str]) -> dict[str, str]:
+        """Have no ticker that begins with Z."""
+        return {ticker: "nothing with a Z" for ticker in tickers if ticker.startswith("Z")}
+
+
 class Case(unittest.TestCase):
     """Synthetic tickers in anonymous memory, and time in the test's hands."""
 
@@ -48,7 +56,7 @@ class Case(unittest.TestCase):
         self.cache = QuoteCache(self.writer, self.clock)
         self.publisher = Publisher(self.writer, self.clock)
         self.refresh = RefreshService(
-            Synthetic(self.clock),
+            Choosy(self.clock),
             self.publisher,
             ("AAPL", "MSFT"),
             KINDS,
@@ -65,16 +73,11 @@ class Case(unittest.TestCase):
         self.roster = Roster(
             self.refresh,
             self.publisher,
-            refuse=self.refuse,
             changed=lambda tickers: self.served.append(list(tickers)),
             removed=self.dropped.extend,
         )
         self.refresh.startService()
         self.addCleanup(self.refresh.stopService)
-
-    def refuse(self, tickers: Sequence[str]) -> dict[str, str]:
-        """Have no ticker that begins with Z."""
-        return {ticker: "nothing with a Z" for ticker in tickers if ticker.startswith("Z")}
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""

@@ -96,6 +96,7 @@ class TestDaemon(Case):
         assert told["ticker_status"]["AAPL"]["state"] == "ok"
         assert told["bars"] == {"dropped": 0, "late": 0, "restated": 0, "refused": 0}
         assert (told["clients"], told["subscriptions"]) == (0, 0)
+        assert "requests" not in told  # the source asks nobody
 
         self.successResultOf(one.stopService())
         assert not self.segment.exists()
