@@ -7,11 +7,10 @@ log, and `start_failed` is told.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.application.service import MultiService, Service
@@ -58,6 +57,54 @@ LOAD_WAIT_S: Final = 30.0
 ARCHIVE_THREADS: Final = 2
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a daemon is made of, once its segment is open; None is what no option asks for."""
+
+    settings: Settings
+    factory: QuoteFactory
+    publisher: Publisher
+    refresh: RefreshService
+    roster: Roster
+    notify: Notify
+    live: LiveService | None
+    archiver: ArchiveService | None
+    http: Listener | None
+
+    def describe(self) -> dict[str, object]:
+        """Give what ``get_info`` says of the daemon."""
+        refresh, counts = self.refresh, self.publisher.counts
+        told: dict[str, object] = {
+            "source": refresh.source.name,
+            "adjustment": refresh.source.adjustment,
+            "refresh_s": self.settings.refresh_s,
+            "freshness_s": self.settings.freshness_s,
+            "intervals": {kind.interval: kind.capacity for kind in self.settings.kinds},
+            "bars": {
+                "dropped": counts.dropped,
+                "late": counts.late,
+                "restated": counts.restated,
+                "refused": counts.refused,
+            },
+            "last_attempt_ms": refresh.last_attempt_ms,
+            "last_success_ms": refresh.last_success_ms,
+            "error": refresh.error,
+            "ticker_status": refresh.status(),
+            "clients": self.factory.connections.count,
+            "subscriptions": len(self.factory.hub),
+        }
+        if self.http is not None:
+            told["http"] = self.http.where
+        requests = refresh.source.describe()
+        if requests:
+            told["requests"] = requests
+        if self.live is not None:
+            told["live"] = self.live.describe()
+        if self.archiver is not None:
+            told["archive"] = self.archiver.describe()
+        return told
+
+
 class Daemon(MultiService):
     """The whole tree, started in order and stopped one after the other, the last one first.
 
@@ -75,6 +122,13 @@ class Daemon(MultiService):
         return.
     gate : Gate, optional
         What clients have to show; by default nothing.
+
+    Attributes
+    ----------
+    opened : WriterService
+        Who holds the segment.
+    parts : Parts or None
+        What it is made of, from its start on.
 
     """
 
@@ -96,15 +150,8 @@ class Daemon(MultiService):
         self._reactor, self._clock, self._start_failed = reactor, clock, start_failed
         self.gate = gate or Gate()
         self.listeners: list[Listener] = []
-        self.refresh: RefreshService | None = None
-        self.publisher: Publisher | None = None
-        self._calendar_worker: Worker | None = None
-        self.live: LiveService | None = None
-        self.archiver: ArchiveService | None = None
-        self.notify: Notify | None = None
-        self.http: Listener | None = None
-        self.factory: QuoteFactory | None = None
-        self.roster: Roster | None = None
+        self.parts: Parts | None = None
+        self._workers: list[Worker] = []  # that end behind all services
         spec = SegmentSpec(
             max_tickers=settings.room(len(self.tickers)),
             kinds=settings.kinds,
@@ -123,8 +170,7 @@ class Daemon(MultiService):
         """Open the segment, listen, and begin to refresh."""
         try:
             super().startService()  # type: ignore[no-untyped-call]
-            assert self.opened.writer is not None  # noqa: S101 (for the type checker: it has started)
-            self._start_rest(self.opened.writer)
+            self.parts = self._start_rest(self.opened.open())
         except (QuoteShmError, OSError) as error:
             self.log.critical("cannot start: {why}", why=_said(error))
             for listener in self.listeners:
@@ -132,73 +178,82 @@ class Daemon(MultiService):
             self.opened.abandon()
             self._start_failed(error)
 
-    def _start_rest(self, writer: SegmentWriter) -> None:
+    def _start_rest(self, writer: SegmentWriter) -> Parts:
         """Start what needs the writer; a service starts as it joins a tree that runs."""
-        debug = self.settings.log_level == "debug"
-        quiet = self.settings.log_level not in {"debug", "info"}
+        settings = self.settings
+        debug, quiet = settings.log_level == "debug", settings.log_level not in {"debug", "info"}
         cache = QuoteCache(writer, self._clock)
-        context = Context(writer, cache, self._bounds(), self.describe)
+        context = Context(writer, cache, self._bounds())
         factory = QuoteFactory(context, self._reactor, self.gate, log_traffic=debug)
-        self.factory = factory
         Drain(factory).setServiceParent(self)  # type: ignore[no-untyped-call]
         self._listen(factory)
         Periodic(self._reactor, LOOK_AFTER_S, factory.look_after).setServiceParent(self)  # type: ignore[no-untyped-call]
-        self.publisher = Publisher(
+        publisher = Publisher(
             writer, self._clock, factory.hub.published, verbose=debug, quiet=quiet
         )
-        self.publisher.retire(self.tickers)
-        self.refresh = RefreshService(
+        publisher.retire(self.tickers)
+        is_yahoo = settings.source == "yahoo"
+        refresh = RefreshService(
             self.source,
-            self.publisher,
+            publisher,
             self.tickers,
-            self.settings.kinds,
-            refresh_s=self.settings.refresh_s,
+            settings.kinds,
+            refresh_s=settings.refresh_s,
             failures=cache.failures,
             reactor=self._reactor,
             clock=self._clock,
             rng=random.Random(),  # noqa: S311 (for jitter)
-            patience=PATIENT if self.settings.source == "yahoo" else EAGER,
-            hours=self._make_hours(writer) if self.settings.source == "yahoo" else None,
+            patience=PATIENT if is_yahoo else EAGER,
+            hours=self._make_hours(writer) if is_yahoo else None,
         )
-        cache.wanted = self.refresh.wanted
-        if self.settings.live:
-            self.live = self._make_live(self.publisher)
-        context.roster = self.roster = Roster(
-            self.refresh,
-            self.publisher,
-            changed=self._set_live,
-            removed=self._drop_archived,
+        cache.wanted = refresh.wanted
+        live = self._make_live(publisher) if settings.live else None
+        archiver = None
+        if settings.state_dir is not None:
+            archiver = self._make_archiver(writer, factory.hub, settings.state_dir)
+        context.roster = roster = Roster(
+            refresh,
+            publisher,
+            changed=_told_nobody if live is None else live.set_tickers,
+            removed=_told_nobody if archiver is None else archiver.drop,
         )
-        if self.settings.http is not None:
-            self._listen_http(self.settings.http, factory)
-        standing = DaemonStanding(writer, self.refresh, self._clock, self.opened.beat_age_s)
-        self.notify = Notify(self._reactor, Channel.from_environment(os.environ), standing)
-        self.notify.setServiceParent(self)  # type: ignore[no-untyped-call]
-        if self.settings.state_dir is None:
+        http = None
+        if settings.http is not None:
+            http = self._listen_http(settings.http, factory, publisher, refresh)
+        standing = DaemonStanding(writer, refresh, self._clock, self.opened.beat_age_s)
+        notify = Notify(self._reactor, Channel.from_environment(os.environ), standing)
+        notify.setServiceParent(self)  # type: ignore[no-untyped-call]
+        parts = Parts(
+            settings=settings,
+            factory=factory,
+            publisher=publisher,
+            refresh=refresh,
+            roster=roster,
+            notify=notify,
+            live=live,
+            archiver=archiver,
+            http=http,
+        )
+        context.describe = parts.describe
+        if archiver is None:
             # Not before: a signal that comes until then ends the process as it stands.
-            self._reactor.callWhenRunning(self._start_refresh, None)
+            self._reactor.callWhenRunning(self._start_refresh, parts)
         else:
-            self._start_archive(writer, factory.hub, self.settings.state_dir)
-
-    def _set_live(self, tickers: Iterable[str]) -> None:
-        if self.live is not None:
-            self.live.set_tickers(tickers)
-
-    def _drop_archived(self, tickers: Iterable[str]) -> None:
-        if self.archiver is not None:
-            self.archiver.drop(tickers)
+            self._load(archiver).addCallback(lambda _: self._start_refresh(parts))
+        return parts
 
     def reload(self) -> None:
         """Read the file of ``--tickers`` again, and serve what it says; SIGHUP asks for it.
 
         A file that cannot be read, or is bad, leaves all as it was.
         """
-        with contextlib.nullcontext() if self.notify is None else self.notify.reloading():
-            self._reload()
+        if self.parts is not None:
+            with self.parts.notify.reloading():
+                self._reload(self.parts.roster)
 
-    def _reload(self) -> None:
+    def _reload(self, roster: Roster) -> None:
         path = self.settings.tickers_file
-        if path is None or self.roster is None:
+        if path is None:
             self.log.info("SIGHUP: nothing to be read again, as --tickers names no file")
             return
         try:
@@ -208,14 +263,13 @@ class Daemon(MultiService):
         except SettingsError as error:
             why = _said(error)
         else:
-            self._serve(path, tickers)
+            self._serve(roster, path, tickers)
             return
         self.log.error("the tickers stay as they are: {why}", why=why)
 
-    def _serve(self, path: Path, tickers: Sequence[str]) -> None:
+    def _serve(self, roster: Roster, path: Path, tickers: Sequence[str]) -> None:
         """Serve what a file says, and say in one line what that has changed."""
-        assert self.roster is not None  # noqa: S101 (for the type checker: `reload` has looked)
-        removed, added = self.roster.serve(tickers)
+        removed, added = roster.serve(tickers)
         self.log.info(
             "read {path} again: added {added}; removed {removed}",
             path=str(path),
@@ -230,7 +284,8 @@ class Daemon(MultiService):
         if not calendars.is_installed():
             self.log.info("no trading hours (extra calendar): tickers are asked for at any time")
             return None
-        worker = self._calendar_worker = Worker(self._reactor, "calendar")
+        worker = Worker(self._reactor, "calendar")
+        self._workers.append(worker)
 
         def time_zone(ticker: str) -> str | None:
             row = writer.row_of.get(ticker)
@@ -276,16 +331,16 @@ class Daemon(MultiService):
             self.listeners.append(listener)
             listener.setServiceParent(self)  # type: ignore[no-untyped-call]
 
-    def _listen_http(self, endpoint: str, factory: QuoteFactory) -> None:
+    def _listen_http(
+        self, endpoint: str, factory: QuoteFactory, publisher: Publisher, refresh: RefreshService
+    ) -> Listener:
         from quoteshm.web.site import Site  # noqa: PLC0415 (needs an extra)
         from quoteshm.web.watched import Watched  # noqa: PLC0415 (only with it)
 
-        assert self.publisher is not None  # noqa: S101 (for the type checker, as the next one)
-        assert self.refresh is not None  # noqa: S101
         watched = Watched(
             factory=factory,
-            publisher=self.publisher,
-            refresh=self.refresh,
+            publisher=publisher,
+            refresh=refresh,
             heartbeat_age_s=self.opened.beat_age_s,
             describe_source=self.source.describe,
         )
@@ -293,14 +348,14 @@ class Daemon(MultiService):
         names, debug = settings.http_hosts, settings.log_level == "debug"
         site = Site(watched, self._reactor, names=names, log_traffic=debug)
         said = "dashboard at http://{where}/"
-        self.http = Listener(self._reactor, endpoint, site, said=said)
-        self.listeners.append(self.http)
-        self.http.setServiceParent(self)  # type: ignore[no-untyped-call]
+        listener = Listener(self._reactor, endpoint, site, said=said)
+        self.listeners.append(listener)
+        listener.setServiceParent(self)  # type: ignore[no-untyped-call]
+        return listener
 
-    def _start_archive(self, writer: SegmentWriter, hub: Hub, state_dir: Path) -> None:
-        """Load what is archived, and only then ask the source, which is told of all of it."""
+    def _make_archiver(self, writer: SegmentWriter, hub: Hub, state_dir: Path) -> ArchiveService:
         worker = Worker(self._reactor, "archive", ARCHIVE_THREADS)
-        self.archiver = ArchiveService(
+        archiver = ArchiveService(
             Archive(state_dir / "archive", self.source.name, self.source.adjustment),
             writer,
             self.tickers,
@@ -309,25 +364,29 @@ class Daemon(MultiService):
             clock=self._clock,
             committed=hub.published,
         )
-        self.archiver.stopped.addCallback(lambda _: worker.stop())
-        self.archiver.setServiceParent(self)  # type: ignore[no-untyped-call]
-        loaded = self.archiver.loaded
-        loaded.addTimeout(LOAD_WAIT_S, self._reactor, onTimeoutCancel=self._log_slow_load)
-        loaded.addCallback(self._start_refresh)
+        archiver.stopped.addCallback(lambda _: worker.stop())
+        return archiver
+
+    def _load(self, archiver: ArchiveService) -> defer.Deferred[None]:
+        """Load what is archived; only then the source is asked, which is told of all of it."""
+        archiver.setServiceParent(self)  # type: ignore[no-untyped-call]
+        return archiver.loaded.addTimeout(
+            LOAD_WAIT_S, self._reactor, onTimeoutCancel=self._log_slow_load
+        )
 
     def _log_slow_load(self, _result: object, timeout_s: float) -> None:
         self.log.warn("the archive is not loaded after {seconds} s", seconds=timeout_s)
 
-    def _start_refresh(self, _result: object) -> None:
-        if self.running and self.refresh is not None:
-            self.refresh.setServiceParent(self)  # type: ignore[no-untyped-call]
-            if self.live is not None:
-                self.live.setServiceParent(self)  # type: ignore[no-untyped-call]
+    def _start_refresh(self, parts: Parts) -> None:
+        if self.running:
+            parts.refresh.setServiceParent(self)  # type: ignore[no-untyped-call]
+            if parts.live is not None:
+                parts.live.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def stopService(self) -> defer.Deferred[None]:
         """Stop the refreshes first, the segment last."""
-        if self.notify is not None:
-            self.notify.stopping()
+        if self.parts is not None:
+            self.parts.notify.stopping()
         Service.stopService(self)
         return defer.Deferred.fromCoroutine(self._stop())
 
@@ -337,44 +396,12 @@ class Daemon(MultiService):
                 await defer.maybeDeferred(service.stopService)
             except Exception:  # noqa: BLE001 (the others are to stop all the same)
                 self.log.failure("a service did not stop as it should")
-        if self._calendar_worker is not None:
-            self._calendar_worker.stop()
+        for worker in self._workers:
+            worker.stop()
 
-    def describe(self) -> dict[str, object]:
-        """Give what ``get_info`` says of the daemon."""
-        settings = self.settings
-        told: dict[str, object] = {
-            "source": self.source.name,
-            "adjustment": self.source.adjustment,
-            "refresh_s": settings.refresh_s,
-            "freshness_s": settings.freshness_s,
-            "intervals": {kind.interval: kind.capacity for kind in settings.kinds},
-        }
-        if self.refresh is not None and self.publisher is not None:
-            counts = self.publisher.counts
-            told["bars"] = {
-                "dropped": counts.dropped,
-                "late": counts.late,
-                "restated": counts.restated,
-                "refused": counts.refused,
-            }
-            told["last_attempt_ms"] = self.refresh.last_attempt_ms
-            told["last_success_ms"] = self.refresh.last_success_ms
-            told["error"] = self.refresh.error
-            told["ticker_status"] = self.refresh.status()
-        if self.factory is not None:
-            told["clients"] = self.factory.connections.count
-            told["subscriptions"] = len(self.factory.hub)
-        if self.http is not None:
-            told["http"] = self.http.where
-        requests = self.source.describe()
-        if requests:
-            told["requests"] = requests
-        if self.live is not None:
-            told["live"] = self.live.describe()
-        if self.archiver is not None:
-            told["archive"] = self.archiver.describe()
-        return told
+
+def _told_nobody(_tickers: Iterable[str]) -> None:
+    """Have nobody to tell of the tickers."""
 
 
 def _said(error: BaseException) -> str:

@@ -22,9 +22,9 @@ HEARTBEAT_S: Final = 1.0
 
 
 class WriterService(Service):
-    """Holds the segment from start to stop, and stamps its heartbeat.
+    """Holds the segment from `open` to stop, and stamps its heartbeat.
 
-    The lock is taken when the service starts, as twistd has become a daemon by then.
+    The lock is taken by `open`, at the start of the tree: twistd has become a daemon by then.
     """
 
     def __init__(self, spec: SegmentSpec, clock: Clock, reactor: Any, settings: Settings) -> None:  # noqa: ANN401 (one of Twisted's, of several interfaces)
@@ -37,17 +37,18 @@ class WriterService(Service):
 
     log = Logger()
 
-    def startService(self) -> None:
-        """Open the segment."""
-        super().startService()  # type: ignore[no-untyped-call]
+    def open(self) -> SegmentWriter:
+        """Open the segment, and begin to stamp it."""
         if not self._settings.shm:
-            self.writer = SegmentWriter.anonymous(self.spec, self._clock)
+            writer = SegmentWriter.anonymous(self.spec, self._clock)
             self.log.info("no shared memory: serving over the network only")
         else:
             self._was_there = os.path.lexists(self.spec.path)
-            self.writer = SegmentWriter.open(self.spec, self._clock)
-            self._log_opened(self.writer)
+            writer = SegmentWriter.open(self.spec, self._clock)
+            self._log_opened(writer)
+        self.writer = writer
         self._heartbeat.start(HEARTBEAT_S)
+        return writer
 
     def _log_opened(self, writer: SegmentWriter) -> None:
         if writer.refused is not None:

@@ -22,7 +22,7 @@ from quoteshm.errors import WriterRunningError
 from quoteshm.market.quotes import QuoteCache
 from quoteshm.service import tree
 from quoteshm.service.settings import Settings
-from quoteshm.service.tree import Daemon
+from quoteshm.service.tree import Daemon, Parts
 from quoteshm.shm.writer import SegmentWriter
 from quoteshm.sources.synthetic import Synthetic
 from tests.published import FakeClock
@@ -76,6 +76,11 @@ class Case(unittest.TestCase):
             start_failed=start_failed,
         )
 
+    def parts(self, one: Daemon) -> Parts:
+        """Give what a daemon that has started is made of."""
+        assert one.parts is not None
+        return one.parts
+
     @property
     def segment(self) -> Path:
         """Where the segment is."""
@@ -92,7 +97,7 @@ class TestDaemon(Case):
         one.startService()
         assert [server[0] for server in self.reactor.tcpServers] == [7, 8]
         assert self.segment.exists()
-        told: Any = one.describe()
+        told: Any = self.parts(one).describe()
         assert told["ticker_status"]["AAPL"]["state"] == "ok"
         assert told["bars"] == {"dropped": 0, "late": 0, "restated": 0, "refused": 0}
         assert (told["clients"], told["subscriptions"]) == (0, 0)
@@ -243,8 +248,7 @@ class TestTickers(Case):
         path = self.folder / "list"
         one = self.make(tickers_file=path)
         one.startService()
-        assert one.roster is not None
-        one.roster.add(["IBM"])
+        self.parts(one).roster.add(["IBM"])
         path.write_text("# those that count\n\nMSFT  # here\nGE,KO")
         with capturedLogs() as logged:
             one.reload()
@@ -292,9 +296,8 @@ class TestTickers(Case):
         """What the segment has and they lack goes, what they have again comes back."""
         one = self.make(keep_segment=True)
         one.startService()
-        assert one.roster is not None
-        one.roster.remove(["AAPL"])
-        one.roster.add(["IBM"])
+        self.parts(one).roster.remove(["AAPL"])
+        self.parts(one).roster.add(["IBM"])
         self.reactor.advance(0)
         assert self.served(one) == ["IBM", "MSFT"]
         self.successResultOf(one.stopService())
@@ -311,12 +314,14 @@ class TestTickers(Case):
 
     def test_stream_and_archive_hear_of_it(self) -> None:
         """The one has the new list, the other is not to load what is gone."""
-        one = self.make()
-        one.startService()
+        one = self.make(live=True, state_dir=self.folder)
         live, archiver = mock.Mock(), mock.Mock()
-        assert one.roster is not None
-        with mock.patch.multiple(one, live=live, archiver=archiver):
-            one.roster.remove(["AAPL"])
+        makers = {"_make_live": mock.DEFAULT, "_make_archiver": mock.DEFAULT}
+        with mock.patch.multiple(one, **makers) as made:
+            made["_make_live"].return_value = live
+            made["_make_archiver"].return_value = archiver
+            one.startService()
+        self.parts(one).roster.remove(["AAPL"])
         archiver.drop.assert_called_once_with(["AAPL"])
         (tickers,) = live.set_tickers.call_args.args
         assert list(tickers) == ["MSFT"]
