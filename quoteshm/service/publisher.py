@@ -1,6 +1,7 @@
-"""What a source answered, turned into commits: bars checked and merged, quotes derived.
+"""What a source answered, turned into commits: bars checked and merged, quotes made (`pricing`).
 
-One call of `Publisher.publish` is one commit, of whatever mixture of answers. The newest bars of
+One call of `Publisher.publish` is one commit, of whatever mixture of answers; but bars of a ticker
+that comes twice begin another, as they are compared with what is published. The newest bars of
 many tickers (`TickerTicks`) stay columns all the way: nothing on that path loops over tickers. A
 commit that the writer refuses is tried again without the tickers for which there is no room, or in
 halves, so that only the ticker at fault is left out.
@@ -11,9 +12,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from twisted.logger import Logger
@@ -21,12 +20,12 @@ from twisted.python.failure import Failure
 
 from quoteshm.errors import BatchError, SegmentError, SegmentFullError
 from quoteshm.market.bars import Flaw, Merge, Problem, is_sound, merge, sound, validate
-from quoteshm.model import DAY_MS, FIELDS, INTERVALS, MINUTE_MS, Bars, SeriesKind, Ticker
+from quoteshm.model import FIELDS, MINUTE_MS, Bars, Ticker
+from quoteshm.service.pricing import Pricer, State, after, preference
 from quoteshm.shm import layout, table
 from quoteshm.shm.batch import Batch, History, Quotes, Ticks
 from quoteshm.sources.base import (
     Known,
-    LastPrice,
     TickerBars,
     TickerPrices,
     TickerTicks,
@@ -48,10 +47,7 @@ if TYPE_CHECKING:
 _Tick = tuple[int, str, tuple[float, ...], tuple[float, ...]]
 _Answer = TickerBars | TickerPrices | TickerTicks | Unchanged
 
-DAILY: Final = "1d"
 NO_BARS: Final = Bars.empty()
-#: An answer that is older than the last one is out of a cache; one that is so for longer is right.
-CACHED_MS: Final = 30 * MINUTE_MS
 #: A price that was made so long after now was not: no other one is late for its sake.
 AHEAD_MS: Final = MINUTE_MS
 
@@ -131,15 +127,6 @@ class _Part:
         return cut
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class State:
-    """A series as it is to stand: bars, and the forming one last if there is one."""
-
-    kind: SeriesKind
-    bars: Bars
-    before: float = np.nan  # the close before the first of these bars
-
-
 class Publisher:
     """Publishes what a source answers. In the reactor's thread only.
 
@@ -178,10 +165,7 @@ class Publisher:
         self._rows: dict[int, tuple[tuple[str, ...], Rows]] = {}
         self._problems: dict[tuple[str, str], tuple[Problem, ...]] = {}
         self.restated: dict[str, int] = {}  # ticker -> closed bars that the vendor changed
-        self._live: set[int] = set()  # rows whose price came without bars
-        self._days: dict[int, tuple[int, int]] = {}  # of rows: a day of its exchange, in ms
-        # Of rows: when the last price of an answer was made, and when that answer came.
-        self._answered: dict[int, tuple[int, int]] = {}
+        self._pricer = Pricer(writer, clock)
         self._other: dict[int, Ticker] = {}  # rows whose ticker is not what answers say it is
         # Series that a smaller segment had cut: asked for as if nothing of them were known, once.
         self._cut = {
@@ -225,9 +209,8 @@ class Publisher:
         ]
         if names:
             rows = [row_of[ticker] for ticker in names]
-            self._live.difference_update(rows)
             for row in rows:
-                self._answered.pop(row, None)
+                self._pricer.forget(row)
                 self._other.pop(row, None)
             self.writer.write_data(Batch(self.clock.wall_ms(), removed=rows))
             self.announce(())
@@ -253,7 +236,7 @@ class Publisher:
     # -- publishing --------------------------------------------------------------------------
 
     def publish(self, results: Sequence[_Answer]) -> Outcome:
-        """Publish answers in one commit.
+        """Publish answers, in one commit where each ticker has bars once.
 
         A ticker that cannot be published is left out and named in the outcome; it never keeps
         the others back.
@@ -279,7 +262,7 @@ class Publisher:
                 elif isinstance(result, TickerPrices):
                     part = self._prices_part(result)
                 else:
-                    if result.ticker.symbol in seen:  # it is compared with what is published
+                    if result.ticker.symbol in seen:  # its second bars go on from its first
                         self._commit(parts, outcome)
                         parts, seen = [], set()
                     seen.add(result.ticker.symbol)
@@ -368,13 +351,8 @@ class Publisher:
             return None
         if not self.writer.is_forming(row, result.interval, time_ms):
             return None
-        open_, high, low, price, volume = values
-        day_open, day_high, day_low, _, day_volume, prev_close = before
-        if result.interval != DAILY and DAILY in self._kinds:  # as `_keep_day` does
-            open_, volume = day_open, day_volume
-            high, low = max(high, day_high), min(low, day_low)  # the first of them, if NaN is
-        quote = (result.ts_ms, open_, high, low, price, volume, prev_close)
-        return row, result.interval, (time_ms, *values), quote
+        quote = self._pricer.of_tick(result.interval, values, before)
+        return row, result.interval, (time_ms, *values), (result.ts_ms, *quote)
 
     def _publish_single(self, result: object, outcome: Outcome) -> bool:
         """Write an answer in a commit of its own, if it is a single tick; tell whether it is."""
@@ -399,7 +377,7 @@ class Publisher:
         best: dict[int, TickerTicks] = {}
         for one in ticks:
             other = best.get(id(one.tickers))
-            if other is None or _preference(one.interval) < _preference(other.interval):
+            if other is None or preference(one.interval) < preference(other.interval):
                 best[id(one.tickers)] = one
         return list(best.values())
 
@@ -420,7 +398,7 @@ class Publisher:
                 return None
         part = _Part(tickers, ticks=ticks)
         if with_quotes:
-            part.quotes = self._tick_quotes(ticks, result.ts_ms, goes_on=goes_on)
+            part.quotes = self._pricer.of_ticks(ticks, result.ts_ms, goes_on=goes_on)
         return part
 
     def _are_removed(self, rows: Rows) -> NDArray[np.bool_]:
@@ -466,59 +444,6 @@ class Publisher:
                     ticker=result.tickers[int(mask.argmax())],
                 )
 
-    def _tick_quotes(self, ticks: Ticks, ts_ms: int, *, goes_on: bool) -> Quotes:
-        """Make quotes of the bars: a new bar's previous close is that of the bar it closes.
-
-        Where it is known that all bars go on, no more is looked at than their quotes.
-        """
-        n = len(ticks.time)
-        quotes = self.writer.quotes()
-        rows: Rows = ticks.rows
-        counted: slice | NDArray[np.bool_] = slice(None)  # of the rows, those that have a state
-        if not isinstance(rows, slice) or rows.stop > len(quotes):
-            numbers = table.numbers(rows)
-            counted = numbers < len(quotes)
-            rows = numbers[counted]
-        present = quotes["flags"][rows] == layout.PRESENT
-        before = quotes["prev_close"][rows].copy()
-        before[~present] = np.nan
-        if not goes_on:
-            series = self.writer.series(ticks.interval)
-            forming = (series["flags"][rows] & layout.HAS_FORMING) != 0
-            opens = forming & (ticks.time[counted] > series["time"][rows])
-            before[opens] = series["close"][rows][opens]
-            # Rare: the first tick behind a history whose bars are all closed.
-            for place in np.flatnonzero(~forming & (series["count"][rows] > 0)).tolist():
-                row = int(table.numbers(rows)[place])
-                bars, _ = self.writer.history(row, ticks.interval)
-                before[place] = bars.field("close")[-1]
-        values = np.empty((n, 6))
-        table.part(values, _BAR)[:] = table.items(ticks.ohlcv, _BAR)
-        if len(before) < n:
-            values[:, 5] = np.nan
-        values[counted, 5] = before
-        if ticks.interval != DAILY and DAILY in self._kinds:
-            self._keep_day(values, rows, counted, present, quotes)
-        return Quotes(ticks.rows, np.full(n, ts_ms, np.int64), values)
-
-    def _keep_day(
-        self,
-        values: NDArray[np.float64],
-        rows: Rows,
-        counted: slice | NDArray[np.bool_],
-        present: NDArray[np.bool_],
-        quotes: NDArray[np.void],
-    ) -> None:
-        """Keep what the daily bar said of the day; only the price and its reach are new."""
-        new = values[counted]
-        kept = np.stack([quotes[name][rows] for name in ("open", "high", "low")], axis=1)
-        kept[:, 1] = np.fmax(kept[:, 1], new[:, 1])
-        kept[:, 2] = np.fmin(kept[:, 2], new[:, 2])
-        new[present, :3] = kept[present]
-        new[present, 4] = quotes["volume"][rows][present]
-        new[present, 5] = quotes["prev_close"][rows][present]
-        values[counted] = new
-
     def _unchanged_part(self, result: Unchanged) -> _Part | None:
         rows = self._rows_of(result.tickers)
         quotes, tickers = self.writer.quotes(), result.tickers
@@ -532,9 +457,9 @@ class Publisher:
     # -- prices without bars -----------------------------------------------------------------
 
     def _prices_part(self, result: TickerPrices) -> _Part | None:
-        """Make quotes of prices: what they do not say of the day stays as it is published.
+        """Take prices that are not older than what is published.
 
-        The prices of tickers without bars wait for these, which tell currency and time zone.
+        Those of tickers without bars wait for these, which tell currency and time zone.
         """
         row_of, quotes = self.writer.row_of, self.writer.quotes()
         rows = np.array([row_of.get(ticker, len(quotes)) for ticker in result.tickers], np.intp)
@@ -548,43 +473,9 @@ class Publisher:
         self.counts.late_prices += int(np.count_nonzero(known & ~keep))
         if not keep.any():
             return None
-        rows, ts_ms, new = rows[keep], result.ts_ms[keep], result.values[keep]
-        kept = np.stack([quotes[name][rows] for name in _VALUES], axis=1)
-        before_ms = quotes["ts_ms"][rows].tolist()
-        for place, row in enumerate(rows.tolist()):
-            if ts_ms[place] >= self._day_of(row, before_ms[place])[1]:
-                kept[place] = np.nan  # that day is over
-        price = new[:, 3]
-        values = np.where(np.isnan(new), kept, new)
-        # What does not change within a day is better known by its bar than by a short float.
-        values[:, [0, 5]] = np.where(np.isnan(kept), new, kept)[:, [0, 5]]
-        values[:, 1] = np.fmax(np.fmax(kept[:, 1], new[:, 1]), price)
-        values[:, 2] = np.fmin(np.fmin(kept[:, 2], new[:, 2]), price)
-        self._live.update(rows.tolist())
+        made = self._pricer.of_prices(rows[keep], result.ts_ms[keep], result.values[keep])
         tickers = tuple(np.array(result.tickers, object)[keep])
-        return _Part(tickers, quotes=Quotes(rows, ts_ms, values), is_live=True)
-
-    def _day_of(self, row: int, ts_ms: int) -> tuple[int, int]:
-        """Give begin and end of the day of a ticker's exchange in which a price was made.
-
-        One that was made at midnight was made with the last bar of the day that ends there.
-        """
-        begin_ms, end_ms = self._days.get(row, (0, 0))
-        if not begin_ms < ts_ms <= end_ms:
-            begin_ms, end_ms = _day_of(ts_ms - 1, self.writer.tickers[row].time_zone)
-            self._days[row] = begin_ms, end_ms
-        return begin_ms, end_ms
-
-    def _keep_live(self, row: int, ts_ms: int, values: NDArray[np.float64]) -> bool:
-        """Put the later price without bars into a quote; False where that is of a later day."""
-        published = self.writer.quotes()[row]
-        if ts_ms <= self._day_of(row, int(published["ts_ms"]))[0]:
-            return False
-        values[1] = np.fmax(values[1], published["high"])
-        values[2] = np.fmin(values[2], published["low"])
-        values[3] = published["price"]
-        values[4] = np.fmax(values[4], published["volume"])
-        return True
+        return _Part(tickers, quotes=made, is_live=True)
 
     # -- several bars of one ticker ----------------------------------------------------------
 
@@ -594,7 +485,7 @@ class Publisher:
         part = _Part((ticker,))
         self._note_other(row, result.ticker)
         self.counts.dropped += result.dropped
-        is_old, has_newest = self._is_old(row, result), False
+        is_old, has_newest = self._pricer.is_old(row, result.last_price), False
         states = []
         for interval, kind in self._kinds.items():
             current, forming = NO_BARS, False
@@ -619,29 +510,16 @@ class Publisher:
                 history = merged.history(interval, row)
                 if history is not None:
                     part.histories.append(history)
-                    state = _after(kind, current, history)
+                    state = after(kind, current, history)
             states.append(state)
         # An old price, or a bar that was there before, says nothing new of the price.
         is_known = not has_newest if result.last_price is None else is_old
-        if is_known and self._is_priced(row) and not (part.restated and result.cause != "vendor"):
+        is_anew = bool(part.restated) and result.cause != "vendor"
+        if is_anew or not (is_known and self._pricer.is_priced(row)):
+            part.quotes = self._pricer.of_bars(row, result.last_price, states)
+        if part.quotes is None:
             part.confirmed = np.array([row], np.intp)
-            return part
-        if result.last_price is not None:
-            self._answered[row] = result.last_price.ts_ms, self.clock.wall_ms()
-        self._price(part, row, result, states)
         return part
-
-    def _is_old(self, row: int, result: TickerBars) -> bool:
-        """Tell whether an answer is older than one that came before, out of some cache."""
-        if result.last_price is None or row not in self._answered:
-            return False
-        made_ms, came_ms = self._answered[row]
-        passed_ms = self.clock.wall_ms() - came_ms
-        return result.last_price.ts_ms < made_ms and 0 <= passed_ms < CACHED_MS
-
-    def _is_priced(self, row: int) -> bool:
-        quotes = self.writer.quotes()
-        return row < len(quotes) and int(quotes["flags"][row]) == layout.PRESENT
 
     def _note_other(self, row: int, ticker: Ticker) -> None:
         """Say in words that a ticker has another currency or time zone than is published.
@@ -666,28 +544,6 @@ class Publisher:
                 ticker=ticker.symbol,
                 said=" and ".join(said),
             )
-
-    def _price(self, part: _Part, row: int, result: TickerBars, states: Sequence[State]) -> None:
-        """Add the quote, or say that it is confirmed where it is the same as before."""
-        made = quote_of(result.last_price, states, self.clock.wall_ms())
-        if made is None:
-            message = "no bars that could be published"
-            raise BatchError(message)
-        ts_ms, values = made
-        rows = np.array([row], np.intp)
-        quotes = self.writer.quotes()
-        if self._is_priced(row):
-            live_ms = int(quotes["ts_ms"][row])
-            if row in self._live and ts_ms < live_ms:
-                if not self._keep_live(row, ts_ms, values):
-                    part.confirmed = rows
-                    return
-                ts_ms = live_ms
-            stable = [quotes[name][row] for name in _VALUES]
-            if np.array_equal(stable, values, equal_nan=True):
-                part.confirmed = rows  # the same price was made when it was made before
-                return
-        part.quotes = Quotes(rows, np.array([ts_ms], np.int64), values.reshape(1, 6))
 
     def _note(self, ticker: str, interval: str, problems: tuple[Problem, ...]) -> None:
         """Count what was wrong with bars, and log it when it is not what was wrong last time."""
@@ -727,24 +583,8 @@ class Publisher:
         return [Restated(ticker, interval, merged.restatements, merged.removed, cause)]
 
 
-_BAR: Final = slice(0, 5)  # of a quote's values those that a bar has, in the same order
-_VALUES: Final = ("open", "high", "low", "price", "volume", "prev_close")
-
-
 def _names(result: _Answer) -> tuple[str, ...]:
     return (result.ticker.symbol,) if isinstance(result, TickerBars) else result.tickers
-
-
-def _day_of(ts_ms: int, zone: str) -> tuple[int, int]:
-    """Give begin and end of a moment's day, in milliseconds."""
-    try:
-        local = datetime.fromtimestamp(ts_ms / 1000, ZoneInfo(zone))
-    except (ZoneInfoNotFoundError, ValueError):
-        begin_ms = ts_ms // DAY_MS * DAY_MS
-        return begin_ms, begin_ms + DAY_MS
-    begin = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
-    end = begin + timedelta(days=1)
-    return int(begin.timestamp()) * 1000, int(end.timestamp()) * 1000
 
 
 def _held(series: NDArray[np.void]) -> NDArray[np.uint64]:
@@ -759,11 +599,6 @@ def _is_behind(bars: Bars, current: Bars, *, or_equal: bool = False) -> bool:
         return False
     last_ms, newest_ms = int(bars.time[-1]), int(current.time[-1])
     return last_ms < newest_ms or (or_equal and last_ms == newest_ms)
-
-
-def _preference(interval: str) -> tuple[bool, int]:
-    """Order intervals by how well their bars make a quote, the best first."""
-    return interval != DAILY, INTERVALS[interval]
 
 
 def _batch(parts: Sequence[_Part], updated_ms: int) -> Batch:
@@ -786,54 +621,3 @@ def _batch(parts: Sequence[_Part], updated_ms: int) -> Batch:
         if confirmed
         else None,
     )
-
-
-def _after(kind: SeriesKind, current: Bars, history: History) -> State:
-    """Give the newest bars as they stand once a history is published."""
-    if history.replace or not len(current):
-        return State(kind, history.bars)
-    at = int(np.searchsorted(current.time, history.bars.time[0]))
-    return State(kind, history.bars, float(current.field("close")[at - 1]) if at else np.nan)
-
-
-def quote_of(
-    last: LastPrice | None, states: Sequence[State], now_ms: int
-) -> tuple[int, NDArray[np.float64]] | None:
-    """Make the quote of a ticker: the source's own, else of the finest bar and its day.
-
-    A bar does not say when within its interval its last price was made: at the latest at its end,
-    and not later than now.
-    """
-    if last is not None:
-        values = (last.open, last.high, last.low, last.price, last.volume, last.prev_close)
-        return last.ts_ms, np.array(values)
-    there = [state for state in states if len(state.bars)]
-    if not there:
-        return None
-    finest = min(there, key=lambda state: state.kind.interval_ms)
-    daily = next((state for state in there if state.kind.interval == DAILY), None)
-    if daily is not None and daily.bars.time[-1] > finest.bars.time[-1]:
-        finest = daily
-    ts_ms = min(now_ms, int(finest.bars.time[-1]) + finest.kind.interval_ms)
-    price = finest.bars.ohlcv[3, -1]
-    if daily is None or daily is finest:
-        values = (*finest.bars.ohlcv[:, -1], _close_before(finest))
-        open_, high, low, close, volume, before = values
-        return ts_ms, np.array((open_, high, low, close, volume, before))
-    end_ms = int(daily.bars.time[-1]) + DAY_MS
-    if finest.bars.time[-1] < end_ms:
-        open_, high, low, _, volume = daily.bars.ohlcv[:, -1]
-        before = _close_before(daily)
-    else:  # the day's own bar has not come yet
-        today = finest.bars[int(np.searchsorted(finest.bars.time, end_ms)) :]
-        open_, volume = today.ohlcv[0, 0], today.field("volume").sum()
-        high, low = today.field("high").max(), today.field("low").min()
-        before = daily.bars.ohlcv[3, -1]
-    values = (open_, max(high, price), min(low, price), price, volume, before)
-    return ts_ms, np.array(values)
-
-
-def _close_before(state: State) -> float:
-    """Give the close of the last bar but one."""
-    closes = state.bars.field("close")
-    return float(closes[-2]) if len(closes) > 1 else state.before

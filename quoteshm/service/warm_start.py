@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from quoteshm.errors import BatchError, SegmentError
 from quoteshm.market.archive import NEVER, Archive, Loaded, MarketRecord, Note, SeriesRecord
 from quoteshm.model import Bars, Ticker
-from quoteshm.service.publisher import State, quote_of
+from quoteshm.service.pricing import State, quote_of
 from quoteshm.shm import layout
 from quoteshm.shm.batch import Batch, History, Quotes
 

@@ -18,21 +18,14 @@ from twisted.logger import globalLogPublisher
 
 from quoteshm.errors import BatchError, SegmentFullError
 from quoteshm.market.quotes import QuoteCache
-from quoteshm.model import DAY_MS, MINUTE_MS, Bars, SeriesKind, Ticker
-from quoteshm.service.publisher import CACHED_MS, Outcome, Publisher
+from quoteshm.model import DAY_MS, MINUTE_MS, SeriesKind, Ticker
+from quoteshm.service.publisher import Outcome, Publisher
 from quoteshm.shm import layout
 from quoteshm.shm.segment import SegmentSpec
 from quoteshm.shm.writer import SegmentWriter
-from quoteshm.sources.base import (
-    Known,
-    LastPrice,
-    Series,
-    TickerBars,
-    TickerPrices,
-    TickerTicks,
-    Unchanged,
-)
+from quoteshm.sources.base import Known, LastPrice, Series, TickerBars, TickerTicks, Unchanged
 from tests.published import NOW_MS, FakeClock
+from tests.service.desk import TODAY, Desk, bar, days, ticks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,62 +35,8 @@ if TYPE_CHECKING:
     from quoteshm.shm.batch import Batch
     from quoteshm.wire.push import Restated
 
-TODAY = NOW_MS // DAY_MS * DAY_MS
 NAN = float("nan")
 MIXED = (SeriesKind("1d", 10), SeriesKind("1m", 100))
-
-
-class Desk:
-    """A publisher on anonymous memory, its writer, and a clock that stands still."""
-
-    def __init__(self, kinds: Sequence[SeriesKind] = (SeriesKind("1d", 10),)) -> None:
-        self.clock = FakeClock()
-        spec = SegmentSpec(
-            max_tickers=16,
-            kinds=tuple(kinds),
-            source="synthetic",
-            freshness_ms=1000,
-            directory=Path(),
-        )
-        self.writer = SegmentWriter.anonymous(spec, self.clock)
-        self.publisher = Publisher(self.writer, self.clock)
-
-    def quote(self, ticker: str) -> dict[str, float]:
-        """Give the published quote of a ticker, by field."""
-        row = self.writer.quotes()[self.writer.row_of[ticker]]
-        return {name: row[name].item() for name in layout.QUOTE_ROW.names or ()}
-
-    def closes(self, ticker: str, interval: str = "1d") -> list[float]:
-        """Give the published closes of a ticker, the forming bar's last."""
-        bars, _ = self.writer.history(self.writer.row_of[ticker], interval)
-        return list(bars.field("close"))
-
-
-def bar(close: float) -> tuple[float, float, float, float, float]:
-    """Make a bar of its close: open, high, low, close, volume."""
-    return (close - 1, close + 2, close - 3, close, 10 * close)
-
-
-def bars(times: Sequence[int], closes: Sequence[float]) -> Bars:
-    """Make bars of their closes."""
-    return Bars(np.array(times, np.int64), np.array([bar(close) for close in closes]).T)
-
-
-def days(ticker: str, *closes: float, forming: bool = True, last: int = TODAY) -> TickerBars:
-    """Answer with daily bars, the last one today's."""
-    times = [last - DAY_MS * back for back in reversed(range(len(closes)))]
-    return TickerBars(Ticker(ticker, "USD"), {"1d": Series(bars(times, closes), forming)})
-
-
-def ticks(
-    tickers: tuple[str, ...],
-    closes: Sequence[float],
-    time: int = TODAY,
-    interval: str = "1d",
-) -> TickerTicks:
-    """Answer with a tick for each ticker."""
-    values = np.array([bar(close) for close in closes], np.float64)
-    return TickerTicks(tickers, interval, np.full(len(closes), time), values, NOW_MS - 5)
 
 
 # -- no room -------------------------------------------------------------------------------
@@ -135,112 +74,6 @@ def test_who_finds_no_room_is_left_out_and_the_others_are_published(tmp_path: Pa
     assert not publisher.publish(tomorrow).refused  # there is room again
     assert publisher.writer.quotes()["price"].tolist() == [6.0] * 12 + [8.0]
     writer.close()
-
-
-# -- what says nothing new of the price ------------------------------------------------------
-
-
-def last(price: float, ts_ms: int) -> LastPrice:
-    """Make a last price."""
-    return LastPrice(price, ts_ms, price - 1, price + 2, price - 3, 100.0, 1.0)
-
-
-def live(price: float, ts_ms: int) -> TickerPrices:
-    """Answer with a price of the stream."""
-    return TickerPrices(("A",), np.array([ts_ms]), np.array([[NAN, NAN, NAN, price, NAN, NAN]]))
-
-
-def test_an_answer_without_todays_bar_makes_no_price_new() -> None:
-    """Its last row was NaN: the price stays as old as it is, and live prices come through."""
-    desk = Desk()
-    made_ms = NOW_MS - 10 * MINUTE_MS
-    desk.publisher.publish([replace(days("A", 10.0, 11.0), last_price=last(11.0, made_ms))])
-    before = desk.quote("A")
-    yesterday = days("A", 10.0, forming=False, last=TODAY - DAY_MS)
-    for answer in (yesterday, replace(yesterday, whole=True)):
-        desk.clock.now_ms += MINUTE_MS
-        desk.publisher.publish([answer])
-        now = desk.quote("A")
-        assert {name: now[name] for name in ("price", "ts_ms")} == {
-            "price": before["price"],
-            "ts_ms": made_ms,
-        }
-        assert now["updated_ms"] == desk.clock.now_ms  # it was asked for, and answered
-    desk.publisher.publish([live(15.0, made_ms + 1)])
-    assert desk.quote("A")["price"] == 15.0
-    desk.publisher.publish([yesterday])
-    assert desk.quote("A")["price"] == 15.0
-
-
-def test_a_split_makes_the_price_anew_also_without_todays_bar() -> None:
-    """Nothing of before fits to it."""
-    desk = Desk()
-    desk.publisher.publish([replace(days("A", 10.0, 11.0), last_price=last(11.0, NOW_MS - 5))])
-    split = days("A", 5.0, forming=False, last=TODAY - DAY_MS)
-    desk.publisher.publish([replace(split, whole=True, cause="split")])
-    assert desk.quote("A")["price"] == 5.0
-
-
-def test_an_answer_out_of_a_cache_takes_nothing_back() -> None:
-    """Neither price nor forming bar; but one that stays older for half an hour is right."""
-    desk = Desk()
-    made_ms = NOW_MS - 10 * MINUTE_MS
-    new = replace(days("A", 10.0, 11.0), last_price=last(11.0, made_ms))
-    old = replace(days("A", 10.5, 10.7), last_price=last(10.7, made_ms - 5 * MINUTE_MS))
-    desk.publisher.publish([new])
-    desk.publisher.publish([old])
-    assert (desk.quote("A")["price"], desk.quote("A")["ts_ms"]) == (11.0, made_ms)
-    assert desk.closes("A") == [10.5, 11.0]  # a closed bar is as the answer says, as ever
-    desk.clock.now_ms += CACHED_MS - 1
-    desk.publisher.publish([old])
-    assert desk.quote("A")["price"] == 11.0
-    desk.clock.now_ms += 1
-    desk.publisher.publish([old])
-    assert (desk.quote("A")["price"], desk.closes("A")) == (10.7, [10.5, 10.7])
-    desk.publisher.publish([new])
-    desk.clock.now_ms -= DAY_MS  # set back: nothing of before is a measure
-    desk.publisher.publish([old])
-    assert desk.quote("A")["price"] == 10.7
-
-
-def test_an_older_answer_that_brings_a_split_is_taken() -> None:
-    """All prices are others then."""
-    desk = Desk()
-    desk.publisher.publish([replace(days("A", 10.0, 12.0), last_price=last(12.0, NOW_MS - 5))])
-    half = replace(days("A", 5.0, 6.0), last_price=last(6.0, NOW_MS - 9))
-    desk.publisher.publish([replace(half, whole=True, cause="split")])
-    assert (desk.quote("A")["price"], desk.closes("A")) == (6.0, [5.0, 6.0])
-
-
-def test_a_price_of_times_to_come_makes_no_other_late() -> None:
-    """However it came there."""
-    desk = Desk()
-    desk.publisher.publish([replace(days("A", 1.0, 2.0), last_price=last(2.0, NOW_MS + DAY_MS))])
-    desk.publisher.publish([live(3.0, NOW_MS)])
-    assert (desk.quote("A")["price"], desk.quote("A")["ts_ms"]) == (3.0, NOW_MS)
-    assert desk.publisher.counts.late_prices == 0
-
-
-def test_another_currency_or_time_zone_is_said_once() -> None:
-    """A row keeps what it was listed with, also when it comes back."""
-    desk = Desk()
-    events: list[dict[str, Any]] = []
-    globalLogPublisher.addObserver(events.append)  # type: ignore[arg-type]
-    try:
-        desk.publisher.publish([days("A", 1.0)])
-        french = replace(days("A", 1.0), ticker=Ticker("A", "EUR", "Europe/Paris"))
-        desk.publisher.publish([french])
-        desk.publisher.publish([french])
-        unsaid = replace(days("A", 1.0), ticker=Ticker("A", "", ""))
-        desk.publisher.publish([unsaid])
-        desk.publisher.remove(["A"])
-        desk.publisher.publish([french])
-    finally:
-        globalLogPublisher.removeObserver(events.append)  # type: ignore[arg-type]
-    said = [one["said"] for one in events if "said" in one]
-    words = "currency EUR, published as USD and time zone Europe/Paris, published as UTC"
-    assert said == [words, words]
-    assert desk.writer.tickers[0] == Ticker("A", "USD")
 
 
 # -- bars of one ticker ----------------------------------------------------------------------
@@ -283,16 +116,6 @@ def test_a_series_that_a_smaller_segment_had_cut_is_asked_for_as_a_whole(tmp_pat
     bars_now, _ = large.writer.history(large.writer.row_of["AAPL"], "1d")
     assert list(bars_now.field("close")) == [1.0, 2.0, 3.0, 4.0]
     large.writer.close()
-
-
-def test_the_price_of_a_closed_bar_was_made_at_its_end_at_the_latest() -> None:
-    """An old bar does not look fresh."""
-    desk = Desk()
-    old = TODAY - 9 * DAY_MS
-
-    desk.publisher.publish([days("AAPL", 1.0, 2.0, forming=False, last=old)])
-
-    assert desk.quote("AAPL")["ts_ms"] == old + DAY_MS
 
 
 def test_the_same_answer_again_only_confirms() -> None:
@@ -438,49 +261,26 @@ def test_a_ticker_twice_in_a_group_is_taken_one_after_the_other() -> None:
     assert desk.closes("AAPL") == [1.0, 2.0, 3.0]
 
 
-def test_the_sources_own_last_price_counts_before_its_bars() -> None:
-    """All of it, with the time it was made."""
+def test_another_currency_or_time_zone_is_said_once() -> None:
+    """A row keeps what it was listed with, also when it comes back."""
     desk = Desk()
-    answer = days("AAPL", 1.0, 2.0)
-    last = LastPrice(2.5, NOW_MS - 7, 2.1, 2.6, 2.0, 99.0, 1.1)
-
-    desk.publisher.publish([TickerBars(answer.ticker, answer.series, last)])
-
-    quote = desk.quote("AAPL")
-    assert [quote[name] for name in ("price", "ts_ms", "open", "high", "low", "volume")] == (
-        [2.5, NOW_MS - 7, 2.1, 2.6, 2.0, 99.0]
-    )
-    assert quote["prev_close"] == 1.1
-
-
-def test_a_minute_bar_gives_the_price_and_the_days_bar_the_rest() -> None:
-    """The finest price, in its day; the day's reach holds it."""
-    desk = Desk(MIXED)
-    minute = NOW_MS // MINUTE_MS * MINUTE_MS - MINUTE_MS
-    answer = days("AAPL", 1.0, 50.0)
-    series = {**answer.series, "1m": Series(bars([minute], [60.0]), forming=False)}
-
-    desk.publisher.publish([TickerBars(answer.ticker, series)])
-
-    quote = desk.quote("AAPL")
-    assert (quote["price"], quote["ts_ms"]) == (60.0, minute + MINUTE_MS)
-    assert (quote["open"], quote["high"], quote["low"]) == (49.0, 60.0, 47.0)
-    assert (quote["volume"], quote["prev_close"]) == (500.0, 1.0)
-
-
-def test_minutes_of_a_day_that_has_no_bar_yet_are_the_day() -> None:
-    """Before the vendor shows today's bar, yesterday's close is the previous one."""
-    desk = Desk(MIXED)
-    answer = days("AAPL", 1.0, 2.0, forming=False, last=TODAY - DAY_MS)
-    minutes = bars([TODAY, TODAY + MINUTE_MS], [5.0, 4.0])
-
-    today = Series(minutes, forming=True)
-    desk.publisher.publish([TickerBars(answer.ticker, {**answer.series, "1m": today})])
-
-    quote = desk.quote("AAPL")
-    assert (quote["price"], quote["prev_close"]) == (4.0, 2.0)
-    assert (quote["open"], quote["high"], quote["low"]) == (4.0, 7.0, 1.0)
-    assert quote["volume"] == 90.0
+    events: list[dict[str, Any]] = []
+    globalLogPublisher.addObserver(events.append)  # type: ignore[arg-type]
+    try:
+        desk.publisher.publish([days("A", 1.0)])
+        french = replace(days("A", 1.0), ticker=Ticker("A", "EUR", "Europe/Paris"))
+        desk.publisher.publish([french])
+        desk.publisher.publish([french])
+        unsaid = replace(days("A", 1.0), ticker=Ticker("A", "", ""))
+        desk.publisher.publish([unsaid])
+        desk.publisher.remove(["A"])
+        desk.publisher.publish([french])
+    finally:
+        globalLogPublisher.removeObserver(events.append)  # type: ignore[arg-type]
+    said = [one["said"] for one in events if "said" in one]
+    words = "currency EUR, published as USD and time zone Europe/Paris, published as UTC"
+    assert said == [words, words]
+    assert desk.writer.tickers[0] == Ticker("A", "USD")
 
 
 # -- ticks of many tickers -------------------------------------------------------------------
@@ -499,20 +299,6 @@ def test_ticks_move_bars_and_quotes_of_all_tickers_at_once() -> None:
     quote = desk.quote("B")
     assert (quote["price"], quote["open"], quote["prev_close"]) == (4.0, 3.0, 1.0)
     assert quote["ts_ms"] == NOW_MS - 5
-
-
-def test_a_tick_of_a_new_day_takes_the_closing_bars_close_for_the_previous_one() -> None:
-    """Also where all bars were closed already, and where a ticker was never seen before."""
-    desk = Desk()
-    closed = days("B", 1.0, 2.0, forming=False, last=TODAY - DAY_MS)
-    desk.publisher.publish([days("A", 1.0, 2.0), closed])
-
-    tickers = ("A", "B", "C")
-    desk.publisher.publish([ticks(tickers, [3.0, 4.0, 5.0], TODAY + DAY_MS)])
-
-    assert [desk.quote(ticker)["prev_close"] for ticker in "AB"] == [2.0, 2.0]
-    assert np.isnan(desk.quote("C")["prev_close"])
-    assert desk.closes("B") == [1.0, 2.0, 4.0]
 
 
 def test_rows_are_looked_up_once_for_each_tuple() -> None:
@@ -550,32 +336,6 @@ def test_late_and_broken_ticks_are_left_out_and_counted() -> None:
     assert outcome.refused == {}
     assert [desk.quote(ticker)["price"] for ticker in tickers] == [2.0, 2.0, 5.0]
     assert (desk.publisher.counts.late, desk.publisher.counts.dropped) == (1, 1)
-
-
-def test_of_the_ticks_of_several_intervals_the_days_make_the_quote() -> None:
-    """One commit for all of them; the order in which they came does not matter."""
-    for turned in (False, True):
-        desk = Desk(MIXED)
-        tickers = ("A", "B")
-        results = [ticks(tickers, [3.0, 4.0]), ticks(tickers, [3.5, 4.5], NOW_MS, "1m")]
-
-        desk.publisher.publish(results[::-1] if turned else results)
-
-        assert desk.quote("A")["price"] == 3.0
-        assert desk.closes("A", "1m") == [3.5]
-        assert desk.writer.epoch == 2
-
-
-def test_a_minutes_tick_alone_keeps_the_day() -> None:
-    """Price and reach are new; the day's open, volume and previous close stay."""
-    desk = Desk(MIXED)
-    desk.publisher.publish([days("A", 1.0, 20.0)])
-
-    desk.publisher.publish([ticks(("A",), [30.0], NOW_MS, "1m")])
-
-    quote = desk.quote("A")
-    assert (quote["price"], quote["open"], quote["high"], quote["low"]) == (30.0, 19.0, 32.0, 17.0)
-    assert (quote["volume"], quote["prev_close"]) == (200.0, 1.0)
 
 
 def test_a_commit_that_is_refused_is_tried_again_in_halves() -> None:
@@ -662,6 +422,34 @@ def test_tickers_that_are_not_wanted_are_removed_in_one_commit() -> None:
 
     assert desk.closes("A") == [5.0]
     assert np.isnan(desk.quote("A")["prev_close"])
+
+
+def test_a_bar_brings_no_removed_ticker_back() -> None:
+    """It would stand behind a history of before; a history does, in the ticker's own row."""
+    desk = Desk()
+    desk.publisher.publish([days(ticker, 1.0, 2.0) for ticker in "ABC"])
+
+    assert desk.publisher.remove(["C", "A", "NOPE"]) == ["C", "A"]
+    assert desk.publisher.remove(["C"]) == []
+    for tickers in (("A", "B", "C"), ("C", "B"), ("C",), ("C", "NEW")):
+        desk.publisher.publish([ticks(tickers, [9.0] * len(tickers))])
+        flags = desk.writer.quotes()["flags"].tolist()
+        assert flags[:3] == [layout.REMOVED, layout.PRESENT, layout.REMOVED]
+    assert flags[3] == layout.PRESENT
+
+    desk.publisher.publish([days("C", 5.0)])
+    assert desk.writer.quotes()["flags"].tolist()[2] == layout.PRESENT
+    assert len(desk.writer.history(2, "1d")[0]) == 1
+
+
+def test_bars_are_counted_by_interval() -> None:
+    """None of what was removed, or never published."""
+    desk = Desk()
+    desk.publisher.publish([days("A", 1.0, 2.0), days("B", 1.0)])
+    assert desk.publisher.bar_counts(("NOPE", "B", "A"))["1d"] == [0, 1, 2]
+    desk.publisher.remove(["A"])
+    assert desk.publisher.bar_counts(("A", "B"))["1d"] == [0, 1]
+    assert desk.publisher.bar_counts(())["1d"] == []
 
 
 # -- a tick of one ticker ----------------------------------------------------------------------
@@ -793,142 +581,3 @@ def test_nothing_on_the_ticks_path_costs_by_the_ticker() -> None:
         counts.add(next(calls))
 
     assert len(counts) == 1
-
-
-# -- prices without bars ---------------------------------------------------------------------
-
-
-def price(ticker: str, ts_ms: int, *values: float) -> TickerPrices:
-    """Answer with a price without bars; values as those of a quote."""
-    return TickerPrices((ticker,), np.array([ts_ms]), np.array([values]))
-
-
-def live_desk() -> Desk:
-    """Give a desk with bars of yesterday and today, whose last price was made at noon."""
-    desk = Desk()
-    noon = LastPrice(3.0, NOW_MS, 2.0, 5.0, 0.0, 30.0, 2.0)
-    history = days("AAPL", 1.0, 2.0, 3.0)
-    desk.publisher.publish([TickerBars(history.ticker, history.series, noon)])
-    return desk
-
-
-def values_of(desk: Desk, ticker: str = "AAPL") -> tuple[float, ...]:
-    """Give a quote: open, high, low, price, volume, previous close."""
-    quote = desk.quote(ticker)
-    return tuple(quote[name] for name in ("open", "high", "low", "price", "volume", "prev_close"))
-
-
-def test_a_live_price_keeps_what_it_does_not_say_of_the_day() -> None:
-    """And moves high and low where it is beyond them."""
-    desk = live_desk()
-    epoch = desk.publisher.publish([price("AAPL", NOW_MS + 1, NAN, NAN, NAN, 4.0, NAN, NAN)]).epoch
-    assert values_of(desk) == (2.0, 5.0, 0.0, 4.0, 30.0, 2.0)
-    assert desk.quote("AAPL")["ts_ms"] == NOW_MS + 1
-    assert desk.writer.epoch == epoch
-
-    desk.publisher.publish([price("AAPL", NOW_MS + 2, NAN, NAN, NAN, 6.0, 31.0, NAN)])
-    assert values_of(desk) == (2.0, 6.0, 0.0, 6.0, 31.0, 2.0)
-    desk.publisher.publish([price("AAPL", NOW_MS + 3, 2.5, 7.0, -1.0, 6.5, 32.0, 2.5)])
-    assert values_of(desk) == (2.0, 7.0, -1.0, 6.5, 32.0, 2.0)
-    assert desk.closes("AAPL") == [1.0, 2.0, 3.0]  # its bars are the refreshes'
-
-
-def test_a_live_price_never_goes_back_in_time() -> None:
-    """It is dropped and counted; one of the same moment is not older."""
-    desk = live_desk()
-    epoch = desk.writer.epoch
-    outcome = desk.publisher.publish([price("AAPL", NOW_MS - 1, NAN, NAN, NAN, 9.0, NAN, NAN)])
-    assert (outcome.epoch, outcome.refused) == (epoch, {})
-    assert values_of(desk)[3] == 3.0
-    assert desk.publisher.counts.late_prices == 1
-    desk.publisher.publish([price("AAPL", NOW_MS, NAN, NAN, NAN, 4.0, NAN, NAN)])
-    assert values_of(desk)[3] == 4.0
-
-
-def test_a_live_price_waits_for_bars() -> None:
-    """These tell its currency and its time zone."""
-    desk = live_desk()
-    both = TickerPrices(
-        ("NEW", "AAPL"),
-        np.full(2, NOW_MS + 1),
-        np.array([[NAN, NAN, NAN, 9.0, NAN, NAN], [NAN, NAN, NAN, 4.0, NAN, NAN]]),
-    )
-    assert desk.publisher.publish([both]).refused == {}
-    assert "NEW" not in desk.writer.row_of
-    assert values_of(desk)[3] == 4.0
-    assert desk.publisher.counts.early_prices == 1
-
-
-def test_a_live_price_of_the_next_day_begins_it() -> None:
-    """By the midnight of its exchange; what is not said of the new day is unknown."""
-    desk = Desk()
-    zone = "America/New_York"
-    history = days("AAPL", 1.0, 2.0)
-    noon = LastPrice(3.0, NOW_MS, 2.0, 5.0, 0.0, 30.0, 2.0)  # 17:13 in New York
-    desk.publisher.publish([TickerBars(Ticker("AAPL", "USD", zone), history.series, noon)])
-    midnight = NOW_MS - NOW_MS % DAY_MS + DAY_MS + 5 * 60 * MINUTE_MS
-
-    desk.publisher.publish([price("AAPL", midnight - 1, NAN, NAN, NAN, 4.0, NAN, NAN)])
-    assert values_of(desk) == (2.0, 5.0, 0.0, 4.0, 30.0, 2.0)
-    desk.publisher.publish([price("AAPL", midnight, NAN, NAN, NAN, 7.0, NAN, 4.0)])
-    np.testing.assert_array_equal(values_of(desk), (NAN, 7.0, 7.0, 7.0, NAN, 4.0))
-
-
-def test_a_refresh_does_not_take_a_later_live_price_back() -> None:
-    """It brings its bars, and what it knows of the day."""
-    desk = live_desk()
-    desk.publisher.publish([price("AAPL", NOW_MS + 10, NAN, NAN, NAN, 6.0, 40.0, NAN)])
-
-    older = LastPrice(4.0, NOW_MS + 5, 2.5, 5.5, 0.5, 35.0, 1.5)
-    history = days("AAPL", 1.0, 2.0, 4.0)
-    desk.publisher.publish([TickerBars(history.ticker, history.series, older)])
-
-    assert desk.quote("AAPL")["ts_ms"] == NOW_MS + 10
-    assert values_of(desk) == (2.5, 6.0, 0.0, 6.0, 40.0, 1.5)
-    assert desk.closes("AAPL") == [1.0, 2.0, 4.0]
-    newer = LastPrice(4.5, NOW_MS + 20, 2.5, 6.5, 0.5, 45.0, 1.5)
-    desk.publisher.publish([TickerBars(history.ticker, history.series, newer)])
-    assert values_of(desk) == (2.5, 6.5, 0.5, 4.5, 45.0, 1.5)
-
-
-def test_a_refresh_with_the_day_before_leaves_a_live_price_alone() -> None:
-    """But confirms it."""
-    desk = live_desk()
-    tomorrow = NOW_MS + DAY_MS
-    desk.publisher.publish([price("AAPL", tomorrow, 8.0, 8.0, 8.0, 8.0, 1.0, 3.0)])
-    desk.clock.now_ms = tomorrow + 50
-
-    older = LastPrice(4.0, NOW_MS + 5, 2.5, 5.5, 0.5, 35.0, 1.5)
-    history = days("AAPL", 1.0, 2.0, 4.0)
-    desk.publisher.publish([TickerBars(history.ticker, history.series, older)])
-
-    assert values_of(desk) == (8.0, 8.0, 8.0, 8.0, 1.0, 3.0)
-    assert desk.quote("AAPL")["updated_ms"] == tomorrow + 50
-
-
-def test_a_bar_brings_no_removed_ticker_back() -> None:
-    """It would stand behind a history of before; a history does, in the ticker's own row."""
-    desk = Desk()
-    desk.publisher.publish([days(ticker, 1.0, 2.0) for ticker in "ABC"])
-
-    assert desk.publisher.remove(["C", "A", "NOPE"]) == ["C", "A"]
-    assert desk.publisher.remove(["C"]) == []
-    for tickers in (("A", "B", "C"), ("C", "B"), ("C",), ("C", "NEW")):
-        desk.publisher.publish([ticks(tickers, [9.0] * len(tickers))])
-        flags = desk.writer.quotes()["flags"].tolist()
-        assert flags[:3] == [layout.REMOVED, layout.PRESENT, layout.REMOVED]
-    assert flags[3] == layout.PRESENT
-
-    desk.publisher.publish([days("C", 5.0)])
-    assert desk.writer.quotes()["flags"].tolist()[2] == layout.PRESENT
-    assert len(desk.writer.history(2, "1d")[0]) == 1
-
-
-def test_bars_are_counted_by_interval() -> None:
-    """None of what was removed, or never published."""
-    desk = Desk()
-    desk.publisher.publish([days("A", 1.0, 2.0), days("B", 1.0)])
-    assert desk.publisher.bar_counts(("NOPE", "B", "A"))["1d"] == [0, 1, 2]
-    desk.publisher.remove(["A"])
-    assert desk.publisher.bar_counts(("A", "B"))["1d"] == [0, 1]
-    assert desk.publisher.bar_counts(())["1d"] == []
