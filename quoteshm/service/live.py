@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from twisted.application.service import Service
-from twisted.internet import defer, task
+from twisted.internet import defer
 from twisted.logger import Logger
 
+from quoteshm.service.backoff import backoff_s
+from quoteshm.service.periodic import Periodic
 from quoteshm.sources.base import TickerPrices
 
 if TYPE_CHECKING:
@@ -45,7 +47,6 @@ FIRST_WAIT_S: Final = 1.0
 LONGEST_WAIT_S: Final = 120.0
 #: One that was well for so long is well: the waits begin with the shortest again.
 STEADY_S: Final = 60.0
-JITTER: Final = 0.25
 
 
 class Condition(enum.StrEnum):
@@ -143,8 +144,9 @@ class LiveService(Service):
         self._commit: Any = None  # an IDelayedCall, as the next one
         self._retry: Any = None
         self._reminded_s = 0.0
-        self._loop = task.LoopingCall(self._guarded_look)
-        self._loop.clock = reactor
+        self._watchdog = Periodic(
+            reactor, LOOK_S, self._look, failed="the stream could not be looked after"
+        )
 
     def startService(self) -> None:
         """Load the decoder, then connect."""
@@ -154,8 +156,7 @@ class LiveService(Service):
     def stopService(self) -> defer.Deferred[None]:
         """End the connection; what has come is published."""
         super().stopService()  # type: ignore[no-untyped-call]
-        if self._loop.running:
-            self._loop.stop()
+        self._watchdog.stopService()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -195,7 +196,7 @@ class LiveService(Service):
         self._decode = decode
         if self.running:
             self._connect()
-            self._loop.start(LOOK_S, now=False)
+            self._watchdog.startService()
 
     def _not_loaded(self, failure: Failure) -> None:
         self._turn(Condition.DOWN, f"yfinance does not work: {failure.getErrorMessage()}")
@@ -237,10 +238,9 @@ class LiveService(Service):
         now_s = self._reactor.seconds()
         if self._price_s is not None and now_s - self._price_s >= STEADY_S:
             self._attempts = 0
-        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self._attempts, 16))
         self._attempts += 1
         self._opened_ms = self._price_s = None
-        wait_s *= self._rng.uniform(1 - JITTER, 1 + JITTER)
+        wait_s = backoff_s(FIRST_WAIT_S, LONGEST_WAIT_S, self._attempts, self._rng)
         self._retry = self._reactor.callLater(wait_s, self._connect)
 
     def _turn(self, condition: Condition, why: str = "") -> None:
@@ -265,12 +265,6 @@ class LiveService(Service):
         )
 
     # -- the watchdog ------------------------------------------------------------------------
-
-    def _guarded_look(self) -> None:
-        try:
-            self._look()
-        except Exception:  # noqa: BLE001 (it would end the loop for good)
-            self.log.failure("the stream could not be looked after")
 
     def _look(self) -> None:
         """Remind the streamer of what is wanted, and give up a connection that is dead or mute."""

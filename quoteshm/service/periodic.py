@@ -21,20 +21,32 @@ class Periodic(Service):
         Seconds from one call to the next.
     act : callable
         What is done. An exception that left a `LoopingCall` would stop it for good.
+    failed : str, optional
+        What the log says of an exception; by default that the function failed.
+    now : bool
+        Whether it begins at once, not a period from the start.
 
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, period_s: float, act: Callable[[], object]) -> None:  # noqa: ANN401 (one of Twisted's, of several interfaces)
-        self._period_s, self._act = period_s, act
+    def __init__(
+        self,
+        reactor: Any,  # noqa: ANN401 (one of Twisted's, of several interfaces)
+        period_s: float,
+        act: Callable[[], object],
+        *,
+        failed: str = "{what} failed",
+        now: bool = False,
+    ) -> None:
+        self._period_s, self._act, self._failed, self._now = period_s, act, failed, now
         self._loop = task.LoopingCall(self._guarded)
         self._loop.clock = reactor
 
     def startService(self) -> None:
-        """Begin, a period from now."""
+        """Begin."""
         super().startService()  # type: ignore[no-untyped-call]
-        self._loop.start(self._period_s, now=False)
+        self._loop.start(self._period_s, now=self._now)
 
     def stopService(self) -> defer.Deferred[None]:
         """End."""
@@ -47,4 +59,4 @@ class Periodic(Service):
         try:
             self._act()
         except Exception:  # noqa: BLE001 (as said above)
-            self.log.failure("{what} failed", what=getattr(self._act, "__name__", "a round"))
+            self.log.failure(self._failed, what=getattr(self._act, "__name__", "a round"))

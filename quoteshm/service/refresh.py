@@ -19,6 +19,7 @@ from twisted.application.service import Service
 from twisted.internet import defer, task
 from twisted.logger import Logger
 
+from quoteshm.service.backoff import backoff_s
 from quoteshm.service.change_log import ChangeLog
 from quoteshm.sources.base import (
     Failure,
@@ -75,8 +76,6 @@ class Patience(NamedTuple):
 PATIENT: Final = Patience(900.0, 120.0, 3600.0, 86_400.0)
 #: For what is on this machine: a file that was mended is read with the next refresh.
 EAGER: Final = Patience(0.0, 0.0, 0.0, 0.0)
-#: How far, either way, chance moves the next attempt.
-JITTER: Final = 0.25
 
 #: How long a stop waits for a running refresh.
 STOP_WAIT_S: Final = 2.0
@@ -448,15 +447,13 @@ class RefreshService(Service):
 
     def _backoff_s(self, reason: Reason, attempts: int) -> float:
         """Say how long to leave a ticker alone: longer with each attempt, never quite the same."""
-        patience, doublings = self._patience, min(attempts - 1, 16)
+        patience, first_s = self._patience, self.refresh_s
+        longest_s = patience.failing_s
         if reason is Reason.NOT_FOUND:
-            wait_s = min(patience.max_quarantine_s, patience.quarantine_s * 2**doublings)
-        else:
-            longest_s = patience.failing_s
-            if reason is Reason.UNREACHABLE:
-                longest_s = patience.unreachable_s
-            wait_s = min(longest_s, self.refresh_s * 2**doublings)
-        return float(wait_s * self._rng.uniform(1 - JITTER, 1 + JITTER))
+            first_s, longest_s = patience.quarantine_s, patience.max_quarantine_s
+        elif reason is Reason.UNREACHABLE:
+            longest_s = patience.unreachable_s
+        return backoff_s(first_s, longest_s, attempts, self._rng)
 
     def _recovered(self, ticker: str) -> None:
         trouble = self.troubles.pop(ticker, None)

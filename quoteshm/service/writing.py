@@ -7,10 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.application.service import Service
-from twisted.internet import task
 from twisted.logger import Logger
 
 from quoteshm.errors import SegmentError
+from quoteshm.service.periodic import Periodic
 from quoteshm.shm.writer import SegmentWriter
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ class WriterService(Service):
         self.writer: SegmentWriter | None = None
         self._was_there = False
         self._reactor, self._last_beat_s = reactor, -math.inf
-        self._heartbeat = task.LoopingCall(self._beat)
-        self._heartbeat.clock = reactor
+        self._heartbeat = Periodic(
+            reactor, HEARTBEAT_S, self._beat, failed="no heartbeat", now=True
+        )
 
     log = Logger()
 
@@ -47,7 +48,7 @@ class WriterService(Service):
             writer = SegmentWriter.open(self.spec, self._clock)
             self._log_opened(writer)
         self.writer = writer
-        self._heartbeat.start(HEARTBEAT_S)
+        self._heartbeat.startService()
         return writer
 
     def _log_opened(self, writer: SegmentWriter) -> None:
@@ -63,12 +64,9 @@ class WriterService(Service):
         )
 
     def _beat(self) -> None:
-        try:
-            if self.writer is not None:
-                self.writer.heartbeat()
-                self._last_beat_s = self._reactor.seconds()
-        except Exception:  # noqa: BLE001 (it would end the loop for good)
-            self.log.failure("no heartbeat")
+        if self.writer is not None:
+            self.writer.heartbeat()
+            self._last_beat_s = self._reactor.seconds()
 
     def beat_age_s(self) -> float:
         """Give the seconds since the heartbeat was last written."""
@@ -84,8 +82,7 @@ class WriterService(Service):
         self._close(unlink=not self._settings.keep_segment)
 
     def _close(self, *, unlink: bool) -> None:
-        if self._heartbeat.running:
-            self._heartbeat.stop()
+        self._heartbeat.stopService()
         writer, self.writer = self.writer, None
         if writer is None:
             return

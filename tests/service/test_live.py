@@ -18,10 +18,10 @@ from twisted.trial import unittest
 
 from quoteshm.clock import SystemClock
 from quoteshm.model import DAY_MS, Bars, SeriesKind, Ticker
+from quoteshm.service.backoff import JITTER
 from quoteshm.service.live import (
     COMMIT_S,
     DEAD_S,
-    JITTER,
     LONGEST_WAIT_S,
     MUTE_S,
     REMIND_S,

@@ -12,11 +12,11 @@ from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial import unittest
 
 from quoteshm.model import DAY_MS, Bars, SeriesKind, Ticker
+from quoteshm.service.backoff import JITTER
 from quoteshm.service.publisher import Publisher
 from quoteshm.service.refresh import (
     EAGER,
     HOLD_S,
-    JITTER,
     PATIENT,
     STOP_WAIT_S,
     Patience,
