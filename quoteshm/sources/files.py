@@ -239,13 +239,8 @@ class Files(Source):
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         """Do something in a thread that nobody waits for: a disk may not answer."""
-        reactor = self._reactor
-        if reactor is None:
-            from twisted.internet import reactor as default  # noqa: PLC0415 - installs it
-
-            reactor = self._reactor = cast("IReactorFromThreads", default)
         if self._worker is None:
-            self._worker = Worker(reactor, "files")
+            self._worker = Worker(self._reactor, "files")
         return await self._worker.run(work)
 
     def _files_of(

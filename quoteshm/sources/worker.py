@@ -1,11 +1,11 @@
-"""Threads for what may block: files on a disk that is slow, or does not answer at all."""
+"""Threads for what may block: a disk or a vendor that is slow, or does not answer at all."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -27,8 +27,8 @@ class Worker:
 
     Parameters
     ----------
-    reactor : IReactorFromThreads
-        Where results are delivered.
+    reactor : IReactorFromThreads or None
+        Where results are delivered; Twisted's own if there is none.
     name : str
         What the threads are called.
     threads : int
@@ -36,8 +36,13 @@ class Worker:
 
     """
 
-    def __init__(self, reactor: IReactorFromThreads, name: str, threads: int = 1) -> None:
+    def __init__(self, reactor: IReactorFromThreads | None, name: str, threads: int = 1) -> None:
+        if reactor is None:
+            from twisted.internet import reactor as default  # noqa: PLC0415 - installs it
+
+            reactor = cast("IReactorFromThreads", default)
         self._reactor, self._threads = reactor, threads
+        self._abandoned = False
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting: set[Deferred[Any]] = set()
         for _ in range(threads):
@@ -46,9 +51,14 @@ class Worker:
     def run(self, work: Callable[[], T]) -> Deferred[T]:
         """Have something done; its result, or what it raises, comes in the reactor's thread."""
         done: Deferred[T] = Deferred()
+        if self._abandoned:
+            done.errback(AbandonedError())
+            return done
 
         def job() -> None:
             result: Any
+            if self._abandoned:
+                return
             try:
                 result = work()
             except Exception:  # noqa: BLE001 (it is handed over)
@@ -65,7 +75,8 @@ class Worker:
             self._jobs.put(None)
 
     def abandon(self) -> None:
-        """End the threads, and let nobody wait for what they are at: `AbandonedError`."""
+        """End the threads after what they are at, and let nobody wait for it: `AbandonedError`."""
+        self._abandoned = True
         self.stop()
         for done in list(self._waiting):
             self._deliver(done, Failure(AbandonedError()))

@@ -19,20 +19,17 @@ nobody is asked for until a pause is over (`breaker`).
 from __future__ import annotations
 
 import contextlib
-import queue
 import random
-import threading
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure as TwistedFailure
 
 from quoteshm.sources.base import Failure, Reason, Source, TickerBars
 from quoteshm.sources.breaker import Breaker, State
-from quoteshm.sources.yahoo_plan import Plan, StoppedError, wrong_symbol
+from quoteshm.sources.worker import AbandonedError, Worker
+from quoteshm.sources.yahoo_plan import Plan, wrong_symbol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -96,7 +93,7 @@ class Yahoo(Source):
         self._refusal: Failure | None = None  # what the pause is for
         self._clock, self._reactor = clock, reactor
         self._make_session, self._cache_dir = session, cache_dir
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
         self._session: YahooSession | None = None  # made in the worker thread
         self._downloader: Downloader | None = None
         self._stopped = False
@@ -112,7 +109,7 @@ class Yahoo(Source):
         if self._session is not None:
             self._session.stop()
         if self._worker is not None:
-            self._worker.stop()
+            self._worker.abandon()
 
     def forget(self, tickers: Iterable[str]) -> None:
         """Know nothing more of tickers that nobody wants."""
@@ -138,9 +135,11 @@ class Yahoo(Source):
                 for kind in request.kinds
             ]
             try:
+                if self._worker is None:
+                    self._worker = Worker(self._reactor, "yahoo")
                 work = partial(self._download, request.ticker, plans, now_ms)
-                answer = await self._running_worker().run(work)
-            except StoppedError:
+                answer = await self._worker.run(work)
+            except AbandonedError:
                 return
             self._note(answer)
             if not request.is_wanted:
@@ -218,16 +217,6 @@ class Yahoo(Source):
         with contextlib.suppress(Exception):
             import quoteshm.sources.yahoo_download  # noqa: F401, PLC0415
 
-    def _running_worker(self) -> _Worker:
-        if self._worker is None:
-            reactor = self._reactor
-            if reactor is None:
-                from twisted.internet import reactor as default  # noqa: PLC0415 - installs it
-
-                reactor = cast("IReactorFromThreads", default)
-            self._worker = _Worker(reactor)
-        return self._worker
-
     def _download(self, ticker: str, plans: list[Plan], now_ms: int) -> TickerBars | Failure:
         """Fetch one ticker. In the worker thread."""
         try:
@@ -247,54 +236,3 @@ class Yahoo(Source):
         except Exception as error:  # noqa: BLE001 - it must not end the thread
             # Whatever it is, a pause for all tickers does not mend it.
             return Failure(ticker, Reason.BAD_DATA, f"yfinance does not work: {error!r}")
-
-
-class _Worker:
-    """A thread that does one thing after the other, and that nobody ever waits for.
-
-    It is no thread of the reactor's pool: the reactor would not end before a download does.
-    """
-
-    def __init__(self, reactor: IReactorFromThreads) -> None:
-        self._reactor = reactor
-        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._waiting: set[Deferred[TickerBars | Failure]] = set()
-        self._stopped = False
-        threading.Thread(target=self._loop, name="yahoo", daemon=True).start()
-
-    def run(self, work: _Job) -> Deferred[TickerBars | Failure]:
-        """Have something done; the result comes in the reactor's thread."""
-        done: Deferred[TickerBars | Failure] = Deferred()
-        if self._stopped:
-            done.errback(StoppedError())
-            return done
-        self._waiting.add(done)
-        self._work.put((work, done))
-        return done
-
-    def stop(self) -> None:
-        """Let nobody wait any longer; the thread ends after what it is at."""
-        self._stopped = True
-        self._work.put(None)
-        for done in list(self._waiting):
-            self._deliver(done, TwistedFailure(StoppedError()))
-
-    def _deliver(
-        self,
-        done: Deferred[TickerBars | Failure],
-        result: TickerBars | Failure | TwistedFailure,
-    ) -> None:
-        if done in self._waiting:
-            self._waiting.remove(done)
-            done.callback(result)
-
-    def _loop(self) -> None:
-        while (item := self._work.get()) is not None:
-            work, done = item
-            if not self._stopped:
-                self._reactor.callFromThread(self._deliver, done, work())
-
-
-if TYPE_CHECKING:
-    _Job = Callable[[], TickerBars | Failure]
-    _Work = tuple[_Job, Deferred[TickerBars | Failure]]

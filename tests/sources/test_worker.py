@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet import defer, reactor
 from twisted.trial import unittest
 
-from quoteshm.sources.worker import Worker
+from quoteshm.sources.worker import AbandonedError, Worker
 
 
 class TestWorker(unittest.TestCase):
@@ -50,5 +50,27 @@ class TestWorker(unittest.TestCase):
             assert await self.worker.run(lambda: threading.current_thread().daemon)
             gate.set()
             assert await blocked
+
+        return defer.Deferred.fromCoroutine(check())
+
+    def test_nobody_waits_for_one_that_is_abandoned(self) -> defer.Deferred[None]:
+        """Nor for what it has not begun, which is not done; nor for what is asked of it later."""
+        gate, done = threading.Event(), list[int]()
+        self.addCleanup(gate.set)
+        one: Any = reactor
+        worker = Worker(one, "abandoned")
+        asked: list[defer.Deferred[Any]] = [worker.run(gate.wait)]
+        asked.append(worker.run(lambda: done.append(1)))
+        worker.abandon()
+        gate.set()
+        asked.append(worker.run(lambda: done.append(2)))
+
+        async def check() -> None:
+            for waiting in asked:
+                await self.assertFailure(waiting, AbandonedError)
+            for thread in threading.enumerate():
+                if thread.name == "abandoned":
+                    thread.join(10)
+            assert done == []
 
         return defer.Deferred.fromCoroutine(check())
