@@ -72,14 +72,11 @@ class Parts:
     http: Listener | None
 
     def describe(self) -> dict[str, object]:
-        """Give what ``get_info`` says of the daemon."""
+        """Give what ``get_info`` says of the daemon, besides what the segment tells."""
         refresh, counts = self.refresh, self.publisher.counts
         told: dict[str, object] = {
-            "source": refresh.source.name,
-            "adjustment": refresh.source.adjustment,
             "refresh_s": self.settings.refresh_s,
             "freshness_s": self.settings.freshness_s,
-            "intervals": {kind.interval: kind.capacity for kind in self.settings.kinds},
             "bars": {
                 "dropped": counts.dropped,
                 "late": counts.late,

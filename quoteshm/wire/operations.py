@@ -75,7 +75,7 @@ class Context:
     bounds : Bounds
         What one client may take.
     describe : callable
-        Gives what the daemon adds to ``get_info``: source status per ticker, settings.
+        Gives what the daemon adds to ``get_info``: status per ticker, settings, counts.
     roster : Roster or None
         Changes which tickers are served, once there is something that can.
     started_boot_ms : int

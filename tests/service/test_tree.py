@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import random
 import tempfile
 from dataclasses import replace
@@ -25,6 +26,7 @@ from quoteshm.service.settings import Settings
 from quoteshm.service.tree import Daemon, Parts
 from quoteshm.shm.writer import SegmentWriter
 from quoteshm.sources.synthetic import Synthetic
+from quoteshm.wire import operations
 from tests.published import FakeClock
 
 
@@ -102,6 +104,12 @@ class TestDaemon(Case):
         assert told["bars"] == {"dropped": 0, "late": 0, "restated": 0, "refused": 0}
         assert (told["clients"], told["subscriptions"]) == (0, 0)
         assert "requests" not in told  # the source asks nobody
+        context = self.parts(one).factory.context
+        info = json.loads(operations.answer(context, b'{"v":1,"id":1,"type":"get_info"}').reply)[
+            "data"
+        ]
+        assert info.items() >= told.items()
+        assert (info["source"], info["intervals"]) == ("synthetic", {"1d": 2520})
 
         self.successResultOf(one.stopService())
         assert not self.segment.exists()
