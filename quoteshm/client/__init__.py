@@ -1,1 +1,1 @@
-"""Floor 3: clients of the wire."""
+"""Floor 4: clients of the wire."""

@@ -1,1 +1,1 @@
-"""Floor 4: the daemon."""
+"""Floor 5: the daemon."""

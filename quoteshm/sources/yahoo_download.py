@@ -1,8 +1,8 @@
 """The part of the Yahoo source that runs in its worker thread: yfinance, one ticker at a time.
 
-Importing this module imports yfinance, which takes half a second and complains on stderr: nobody
-but that thread does it. yfinance keeps its session and its caches process-wide, so there is never
-more than one download under way.
+Importing this module imports yfinance, which takes half a second and complains on stderr:
+`Yahoo.load` does it before the reactor runs, or else that thread. yfinance keeps its session and
+its caches process-wide, so there is never more than one download under way.
 """
 
 from __future__ import annotations
