@@ -32,7 +32,7 @@ from twisted.logger import Logger
 from twisted.python.filepath import FilePath
 
 from quoteshm.errors import ListenError, SettingsError
-from quoteshm.service.options import BACKLOG
+from quoteshm.service.settings import BACKLOG
 from quoteshm.wire.peers import credentials_at, peer_name
 
 if TYPE_CHECKING:

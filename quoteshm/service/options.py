@@ -24,16 +24,13 @@ from twisted.python import usage
 from quoteshm.errors import SettingsError
 from quoteshm.model import INTERVALS, SeriesKind
 from quoteshm.service.logs import FORMATS
-from quoteshm.service.settings import DEFAULT_TICKERS, Settings
+from quoteshm.service.settings import BACKLOG, DEFAULT_TICKERS, Settings
+from quoteshm.shm import layout
 from quoteshm.sources.synthetic import synthetic_tickers
 
 ENVIRONMENT: Final = "QUOTESHM_"
 LOG_LEVELS: Final = ("debug", "info", "warn", "error", "critical")
-#: Connections that may wait to be accepted: of a burst of more, some wait a second before they try
-#: again. Twisted's own default, 50, is reached by one client in a loop.
-BACKLOG: Final = 1024
-MAX_KINDS: Final = 8
-MAX_SYMBOL_NBYTES: Final = 32
+MAX_SYMBOL_NBYTES: Final = layout.DIRECTORY_ROW["symbol"].itemsize
 TICKER: Final = f"a symbol of 1 to {MAX_SYMBOL_NBYTES} printable bytes"
 
 #: What prices can be adjusted for.
@@ -119,7 +116,7 @@ def _read_kinds(text: str) -> tuple[tuple[str, int | None], ...]:
         if interval not in INTERVALS or interval in kinds:
             raise ValueError(part)
         kinds[interval] = BARS.read(bars) if colon else None
-    _within(1, MAX_KINDS, len(kinds))
+    _within(1, layout.MAX_KINDS, len(kinds))
     return tuple(kinds.items())
 
 
@@ -261,7 +258,10 @@ OPTIONS: Final = (
     Option("live", None, None, "quotes as they are made: Yahoo's stream, beside the refreshes"),
     Option(
         "intervals",
-        Check(f"1 to {MAX_KINDS} of {', '.join(INTERVALS)}, each with :BARS or not", _read_kinds),
+        Check(
+            f"1 to {layout.MAX_KINDS} of {', '.join(INTERVALS)}, each with :BARS or not",
+            _read_kinds,
+        ),
         "1d",
         "series of each ticker, for example 1d,1m or 1d,1m:5000",
     ),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Final
 
 from quoteshm.model import SeriesKind
 from quoteshm.wire.bounds import Bounds
 
-DEFAULT_TICKERS = (
+#: Connections that may wait to be accepted: of a burst of more, some wait a second before they try
+#: again. Twisted's own default, 50, is reached by one client in a loop.
+BACKLOG: Final = 1024
+DEFAULT_TICKERS: Final = (
     "AAPL", "MSFT", "GOOGL", "AMZN", "NVDA", "META", "TSLA", "BRK-B", "JPM", "V",
     "MA", "JNJ", "UNH", "PG", "XOM", "CVX", "HD", "KO", "PEP", "WMT",
 )  # fmt: skip
@@ -18,7 +22,7 @@ DEFAULT_TICKERS = (
 class Settings:
     """What the daemon was told. Durations in seconds, sizes in bytes."""
 
-    endpoints: tuple[str, ...] = ("tcp:9000:interface=127.0.0.1:backlog=1024",)
+    endpoints: tuple[str, ...] = (f"tcp:9000:interface=127.0.0.1:backlog={BACKLOG}",)
     source: str = "yahoo"
     tickers: tuple[str, ...] = DEFAULT_TICKERS  # empty with "files": those of the folder
     tickers_file: Path | None = None  # that they came out of, to be read again
