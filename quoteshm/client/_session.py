@@ -41,6 +41,8 @@ Tickers = Sequence[str] | Literal["*"]
 #: What reading a reply raises that no server of ours has sent.
 STRANGE: Final = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 CLOSED: Final = "the server closed the connection"
+#: What changes the market: the answer to the second of two is another, so they are sent once.
+ONCE: Final = frozenset({"add_tickers", "remove_tickers"})
 MUTE_HEARTBEATS: Final = 3
 _FIRST_BACKOFF_S: Final = 0.1
 LONGEST_BACKOFF_S: Final = 5.0
@@ -365,8 +367,8 @@ class Session:
         -------
         bool
             Whether something is to be sent again at once, on another connection: a request that was
-            sent on one that was there before it. It changes nothing, or the same when it comes
-            twice, so it may be sent twice.
+            sent on one that was there before it. It changes nothing, so it may be sent twice;
+            what does change something (`ONCE`) fails with the connection.
 
         """
         was_connected, self.connected = self.connected, False
@@ -375,7 +377,8 @@ class Session:
         self._calls = {i: call for i, call in self._calls.items() if not call.is_forgotten}
         again, failed = list[Call[Any]](), list[Call[Any]]()
         for call in self._calls.values():
-            (again if was_connected and not call.is_fresh else failed).append(call)
+            may_go_again = was_connected and not call.is_fresh and call.op not in ONCE
+            (again if may_go_again else failed).append(call)
         # A subscription is sent again as such.
         self._calls = {call.id: call for call in again if call.op != "subscribe"}
         waited = {call.id for call in again}

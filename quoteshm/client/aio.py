@@ -158,11 +158,11 @@ class AsyncQuoteClient:
         return await self._call("get_info", _codec.read_object)
 
     async def add_tickers(self, tickers: Iterable[str]) -> AddedTickers:
-        """Have more tickers served; see `QuoteClient.add_tickers`."""
+        """Have more tickers served; sent once, see `QuoteClient.add_tickers`."""
         return await self._call("add_tickers", _codec.read_added, tickers=several(tickers))
 
     async def remove_tickers(self, tickers: Iterable[str]) -> RemovedTickers:
-        """Have tickers served no longer; see `QuoteClient.remove_tickers`."""
+        """Have tickers served no longer; sent once, see `QuoteClient.remove_tickers`."""
         gone = several(tickers)
         return await self._call("remove_tickers", _codec.read_removed, tickers=gone)
 

@@ -23,6 +23,7 @@ from quoteshm.client._place import Place
 from quoteshm.client._session import (
     CLOSED,
     LONGEST_S,
+    ONCE,
     STRANGE,
     Call,
     Feed,
@@ -59,7 +60,9 @@ class QuoteClient:
 
     It connects when it is first asked something. A call that fails for want of a connection, or
     of time, drops the connection; the next call makes another. A connection that the server has
-    closed between two calls is replaced unnoticed.
+    closed between two calls is replaced unnoticed. So is one that was there before a call and
+    falls before the answer: the call is sent once more, but for `add_tickers` and
+    `remove_tickers`, which fail.
 
     Parameters
     ----------
@@ -222,7 +225,9 @@ class QuoteClient:
     def add_tickers(self, tickers: Iterable[str]) -> AddedTickers:
         """Have more tickers served.
 
-        What is added has a value as soon as the source has answered for it.
+        What is added has a value as soon as the source has answered for it. It is sent once: where
+        the connection falls before the answer, nobody knows whether they were added; adding them
+        again then does no harm.
 
         Returns
         -------
@@ -234,12 +239,14 @@ class QuoteClient:
         ------
         RequestError
             UNAUTHORIZED, unless over the server's Unix socket or with a token.
+        ConnectionFailedError
+            Also where the connection was there before the call, and falls before the answer.
 
         """
         return self._call("add_tickers", _codec.read_added, tickers=several(tickers))
 
     def remove_tickers(self, tickers: Iterable[str]) -> RemovedTickers:
-        """Have tickers served no longer, to nobody; as `add_tickers`.
+        """Have tickers served no longer, to nobody; sent once, as `add_tickers`.
 
         Returns
         -------
@@ -330,6 +337,8 @@ class QuoteClient:
         session = self._session
         if self._connection is not None and self._connection.pid != os.getpid():
             self._drop("a fork")  # the parent's: two would read one stream
+        if call.op in ONCE and self._connection is not None and self._connection.has_news():
+            self._drop(CLOSED)  # nothing else comes while nothing is asked
         session.ask(call)
         try:
             while not call.settled:
@@ -578,6 +587,13 @@ class _Connection:
             if type(error).__name__ == "SSLWantReadError":  # BlockingIOError, as TLS has it
                 return None
             raise
+
+    def has_news(self) -> bool:
+        """Tell whether anything has come, such as its end; what it was is lost."""
+        try:
+            return self.receive_within(0.0) is not None
+        except OSError:
+            return True
 
     def _received(self, data: bytes) -> bytes:
         if not data:

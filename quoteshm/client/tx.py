@@ -181,11 +181,11 @@ class TxQuoteClient:
         return self._call("get_info", _codec.read_object)
 
     def add_tickers(self, tickers: Iterable[str]) -> Deferred[AddedTickers]:
-        """Have more tickers served; see `QuoteClient.add_tickers`."""
+        """Have more tickers served; sent once, see `QuoteClient.add_tickers`."""
         return self._call("add_tickers", _codec.read_added, tickers=several(tickers))
 
     def remove_tickers(self, tickers: Iterable[str]) -> Deferred[RemovedTickers]:
-        """Have tickers served no longer; see `QuoteClient.remove_tickers`."""
+        """Have tickers served no longer; sent once, see `QuoteClient.remove_tickers`."""
         return self._call("remove_tickers", _codec.read_removed, tickers=several(tickers))
 
     def ping(self) -> Deferred[float]:

@@ -325,6 +325,38 @@ def test_a_connection_lost_before_the_answer_is_a_failure() -> None:
     assert "closed the connection before it answered" in str(caught.value)
 
 
+def test_what_changes_the_market_is_sent_once() -> None:
+    """Also over a connection that was there before it; one that has ended meanwhile is replaced."""
+    seen, ended = list[bytes](), threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(PONG % json.loads(line_of(connection))["id"])
+
+    def answer_and_fall(connection: socket.socket) -> None:
+        answer(connection)
+        seen.append(line_of(connection))
+
+    def close(connection: socket.socket) -> None:
+        answer(connection)
+        connection.shutdown(socket.SHUT_RDWR)
+        ended.set()
+
+    def take(connection: socket.socket) -> None:
+        request = json.loads(line_of(connection))
+        data = {"removed": request["tickers"], "unknown": []}
+        reply = {"v": 1, "id": request["id"], "type": "response", "op": "remove_tickers"}
+        connection.sendall(json.dumps(reply | {"data": data}).encode() + b"\n")
+
+    with server(answer_and_fall, close, take) as client:
+        client.ping()
+        with pytest.raises(ConnectionFailedError, match="before it answered"):
+            client.remove_tickers(["AAPL"])
+        assert len(seen) == 1
+        client.ping()
+        assert ended.wait(10)
+        assert client.remove_tickers(["AAPL"]).removed == ["AAPL"]
+
+
 def test_an_answer_cut_short_is_a_failure() -> None:
     """Half a line is none."""
 

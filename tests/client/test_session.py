@@ -398,6 +398,24 @@ def test_a_call_is_sent_again_once() -> None:
         call.result()
 
 
+@pytest.mark.parametrize(
+    ("op", "read"),
+    [("add_tickers", _codec.read_added), ("remove_tickers", _codec.read_removed)],
+)
+def test_what_changes_the_market_is_never_sent_again(op: str, read: Any) -> None:
+    """Its second answer would be of what the first has done: it fails with the connection."""
+    session, call, other = Session("there:1"), Call(op, {"tickers": ["A"]}, read), ping()
+    session.connect()
+    session.ask(call)
+    session.ask(other)
+    assert [request["type"] for request in sent(session)] == [op, "ping"]
+    assert session.lost("closed")
+    with pytest.raises(ConnectionFailedError, match="there:1: closed"):
+        call.result()
+    session.connect()
+    assert [request["type"] for request in sent(session)] == ["ping"]
+
+
 def test_a_subscription_begun_on_an_old_connection_is_begun_again() -> None:
     """Once."""
     session, feed = Session("there:1"), Feed()
