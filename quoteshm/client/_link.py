@@ -85,13 +85,27 @@ class Link:
         elif self._state in ("idle", "waiting"):
             self._dial()
 
-    def ask(self, call: Call[Any], timeout_s: float) -> None:
-        """Send a request, and settle it in time."""
+    def ask(self, call: Call[Any], timeout_s: float, began_s: float | None = None) -> None:
+        """Send a request, and settle it in time.
+
+        Parameters
+        ----------
+        call : Call
+            The request.
+        timeout_s : float
+            How long it may take.
+        began_s : float, optional
+            When that time began, by the session's clock, if not now: of a request before this one.
+
+        """
         if self.is_closed:
             call.settle(error=self.session.closed_error())
             return
         self.session.ask(call)
-        call.timer = self._driver.later(timeout_s, lambda: self._expire(call, timeout_s))
+        now_s = self.session.monotonic()
+        since_s = now_s if began_s is None else began_s
+        left_s = max(0.0, since_s + timeout_s - now_s)
+        call.timer = self._driver.later(left_s, lambda: self._expire(call, timeout_s, since_s))
         self.want()
 
     def subscribe(self, feed: Feed) -> None:
@@ -170,11 +184,11 @@ class Link:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _expire(self, call: Call[Any], timeout_s: float) -> None:
+    def _expire(self, call: Call[Any], timeout_s: float, since_s: float) -> None:
         call.timer = None
         self.session.forget(call)
         call.settle(error=late(self.session.address, timeout_s))
-        if self.session.heard_s <= call.asked_s:
+        if self.session.heard_s <= since_s:
             self.drop("the server does not answer")
 
     def _dial(self) -> None:

@@ -117,7 +117,6 @@ class Call(Generic[T]):
         self.op, self.fields, self.read, self.done = op, fields, read, done
         self.id: int | str = 0
         self.line = b""
-        self.asked_s = 0.0
         self.timer: Timer | None = None  # for its time-out
         self.settled = False
         self.is_forgotten = False  # nobody waits any more, but an answer is still to come
@@ -286,7 +285,6 @@ class Session:
         """Send a request, now or when there is a connection."""
         call.id = next(self._ids)
         call.line = _codec.request(call.id, call.op, call.fields)
-        call.asked_s = self.monotonic()
         self._calls[call.id] = call
         if self.connected:
             self._send(call.line)

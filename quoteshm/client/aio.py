@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from quoteshm.client import _codec
@@ -143,11 +144,12 @@ class AsyncQuoteClient:
         since: int | str | datetime | None = None,
     ) -> pd.DataFrame:
         """Ask for the bars of a ticker; see `QuoteClient.get_history`."""
-        zone = "UTC"
-        if is_naive(since):
-            zone = (await self._history(ticker, last=1)).time_zone
+        zone, needs_zone = "UTC", is_naive(since)  # first, as it may load pandas
+        ask = partial(self._history, time.monotonic(), ticker)
+        if needs_zone:
+            zone = (await ask(last=1)).time_zone
         since = since_ms(since, zone)
-        return frame_of(await self._history(ticker, interval=interval, last=last, since=since))
+        return frame_of(await ask(interval=interval, last=last, since=since))
 
     async def get_snapshot_epoch(self) -> SnapshotState:
         """Ask where the market stands."""
@@ -198,10 +200,20 @@ class AsyncQuoteClient:
 
     # -- inside ------------------------------------------------------------------------------
 
-    async def _history(self, ticker: str, **fields: object) -> _codec.History:
-        return await self._call("get_history", _codec.read_history, ticker=ticker, **fields)
+    async def _history(self, began_s: float, ticker: str, **fields: object) -> _codec.History:
+        asked = {"ticker": ticker, **fields}
+        return await self._ask("get_history", _codec.read_history, asked, began_s)
 
     async def _call(self, op: str, read: Callable[[msgspec.Raw], _T], **fields: object) -> _T:
+        return await self._ask(op, read, fields)
+
+    async def _ask(
+        self,
+        op: str,
+        read: Callable[[msgspec.Raw], _T],
+        fields: dict[str, object],
+        began_s: float | None = None,
+    ) -> _T:
         self._belong()
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
 
@@ -214,7 +226,7 @@ class AsyncQuoteClient:
                 answer.set_result(call.result())
 
         call = Call(op, fields, read, done)
-        self._link.ask(call, self.timeout_s)
+        self._link.ask(call, self.timeout_s, began_s)
         try:
             return await answer
         finally:

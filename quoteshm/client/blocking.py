@@ -210,9 +210,11 @@ class QuoteClient:
             There is no such ticker, or it has no value yet.
 
         """
-        zone = self._history(ticker, last=1).time_zone if is_naive(since) else "UTC"
+        needs_zone = is_naive(since)  # first, as it may load pandas
+        deadline = time.monotonic() + self.timeout_s
+        zone = self._history(deadline, ticker, last=1).time_zone if needs_zone else "UTC"
         since = since_ms(since, zone)
-        return frame_of(self._history(ticker, interval=interval, last=last, since=since))
+        return frame_of(self._history(deadline, ticker, interval=interval, last=last, since=since))
 
     def get_snapshot_epoch(self) -> SnapshotState:
         """Ask where the market stands."""
@@ -316,14 +318,16 @@ class QuoteClient:
 
     # -- calls -------------------------------------------------------------------------------
 
-    def _history(self, ticker: str, **fields: object) -> _codec.History:
-        return self._call("get_history", _codec.read_history, ticker=ticker, **fields)
+    def _history(self, deadline: float, ticker: str, **fields: object) -> _codec.History:
+        call = Call("get_history", {"ticker": ticker, **fields}, _codec.read_history)
+        return self._ask(call, deadline)
 
     def _call(self, op: str, read: Callable[[msgspec.Raw], _T], **fields: object) -> _T:
         """Ask for an op, and read the data of its response."""
-        deadline = time.monotonic() + self.timeout_s
-        call = Call(op, fields, read)
-        if not self._lock.acquire(timeout=self.timeout_s):
+        return self._ask(Call(op, fields, read), time.monotonic() + self.timeout_s)
+
+    def _ask(self, call: Call[_T], deadline: float) -> _T:
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise late(self.address, self.timeout_s)
         try:
             if self._closed:

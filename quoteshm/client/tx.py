@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
@@ -163,14 +164,15 @@ class TxQuoteClient:
     ) -> Deferred[pd.DataFrame]:
         """Ask for the bars of a ticker; see `QuoteClient.get_history`."""
 
-        async def ask() -> pd.DataFrame:
-            zone = "UTC"
-            if is_naive(since):
-                zone = (await self._history(ticker, last=1)).time_zone
+        async def ask_all() -> pd.DataFrame:
+            zone, needs_zone = "UTC", is_naive(since)  # first, as it may load pandas
+            ask = partial(self._history, self._reactor.seconds(), ticker)
+            if needs_zone:
+                zone = (await ask(last=1)).time_zone
             moment = since_ms(since, zone)
-            return frame_of(await self._history(ticker, interval=interval, last=last, since=moment))
+            return frame_of(await ask(interval=interval, last=last, since=moment))
 
-        return Deferred.fromCoroutine(ask())
+        return Deferred.fromCoroutine(ask_all())
 
     def get_snapshot_epoch(self) -> Deferred[SnapshotState]:
         """Ask where the market stands."""
@@ -236,10 +238,20 @@ class TxQuoteClient:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _history(self, ticker: str, **fields: object) -> Deferred[_codec.History]:
-        return self._call("get_history", _codec.read_history, ticker=ticker, **fields)
+    def _history(self, began_s: float, ticker: str, **fields: object) -> Deferred[_codec.History]:
+        asked = {"ticker": ticker, **fields}
+        return self._ask("get_history", _codec.read_history, asked, began_s)
 
     def _call(self, op: str, read: Callable[[msgspec.Raw], _T], **fields: object) -> Deferred[_T]:
+        return self._ask(op, read, fields)
+
+    def _ask(
+        self,
+        op: str,
+        read: Callable[[msgspec.Raw], _T],
+        fields: dict[str, object],
+        began_s: float | None = None,
+    ) -> Deferred[_T]:
         def done(call: Call[_T]) -> None:
             if call.error is not None:
                 answer.errback(call.error)
@@ -248,7 +260,7 @@ class TxQuoteClient:
 
         call = Call(op, fields, read, done)
         answer: Deferred[_T] = Deferred(lambda _: self._link.forget(call))
-        self._link.ask(call, self.timeout_s)
+        self._link.ask(call, self.timeout_s, began_s)
         return answer
 
     def _dial(self) -> None:

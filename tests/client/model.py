@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from quoteshm.client.events import QuotesEvent, SnapshotEvent
+from quoteshm.model import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -157,3 +158,10 @@ def line_of(**fields: object) -> bytes:
 def error_line(request_id: object, code: str, message: str = "no") -> bytes:
     """Give an error reply."""
     return line_of(id=request_id, type="error", error={"code": code, "message": message})
+
+
+def history_of(request: dict[str, Any]) -> bytes:
+    """Answer with a history of one bar, in New York."""
+    data: dict[str, Any] = {"ticker": "AAPL", "interval": "1d", "time_zone": "America/New_York"}
+    data |= {"forming": False, "time": [1], **{name: [1.0] for name in FIELDS}}
+    return line_of(id=request["id"], type="response", op="get_history", data=data)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import ssl
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from pandas.testing import assert_frame_equal
@@ -24,7 +25,7 @@ from quoteshm.errors import ConnectionFailedError, RequestError, SettingsError, 
 from quoteshm.model import DAY_MS, SnapshotState
 from quoteshm.wire.auth import Gate
 from tests.certificates import Authority
-from tests.client.model import error_line, line_of
+from tests.client.model import error_line, history_of, line_of
 from tests.client.pushing import PushedCase, changed
 from tests.published import FIRST_MS, NOW_MS
 from tests.rostering import have_roster
@@ -333,6 +334,23 @@ def test_no_answer_is_a_timeout() -> None:
                 await asking
 
     run(script, ask, timeout_s=0.05)
+
+
+def test_a_timeout_bounds_a_history_since_a_time_without_a_zone() -> None:
+    """Which takes two requests: the second has what the first has left."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(history_of(await request_of(reader)))
+
+    async def ask(client: AsyncQuoteClient) -> None:
+        with mock.patch.object(client._link, "ask", wraps=client._link.ask) as one:
+            await client.get_history("AAPL", since="1970-01-01 00:00")
+        first, second = (call.args[1:] for call in one.call_args_list)
+        assert first == second
+        assert isinstance(first[1], float)
+
+    run(script, ask)
 
 
 def test_who_gives_up_waiting_may_go_on() -> None:

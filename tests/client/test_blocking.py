@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,7 @@ from quoteshm.model import DAY_MS, FIELDS, Quote, SnapshotState
 from quoteshm.shm.frames import to_frame
 from quoteshm.wire.auth import Gate
 from tests.certificates import Authority
-from tests.client.model import ModelMarket
+from tests.client.model import ModelMarket, history_of
 from tests.client.pushing import PushedCase, changed
 from tests.published import FIRST_MS, NEW_YORK, NOW_MS, Market
 from tests.rostering import have_roster
@@ -490,6 +491,22 @@ def test_a_timeout_bounds_the_whole_call() -> None:
             client.ping()
         over.set()
     assert time.monotonic() - started < 2
+
+
+def test_a_timeout_bounds_a_history_since_a_time_without_a_zone() -> None:
+    """Which takes two requests: the second has what the first has left."""
+
+    def script(connection: socket.socket) -> None:
+        for _ in range(2):
+            connection.sendall(history_of(json.loads(line_of(connection))))
+
+    with (
+        server(script) as client,
+        mock.patch.object(client, "_settle", wraps=client._settle) as one,
+    ):
+        client.get_history("AAPL", since="1970-01-01 00:00")
+        deadlines = {call.args[1] for call in one.call_args_list}
+    assert (one.call_count, len(deadlines)) == (2, 1)
 
 
 def test_a_timeout_bounds_the_wait_for_other_threads() -> None:

@@ -176,6 +176,26 @@ def test_a_call_in_vain_is_a_timeout() -> None:
     assert isinstance(last.error, TimeoutError)
 
 
+def test_two_calls_may_share_their_time() -> None:
+    """The second has what the first has left of it; the connection is well, which answered that."""
+    one, first, second = Linked(), ping(), ping()
+    one.link.ask(first, 2.0, 0.0)
+    wire = one.connect()
+    one.clock.advance(1.5)
+    one.link.received(wire, line_of(id=first.id, **PONG))
+    one.link.ask(second, 2.0, 0.0)
+    one.clock.advance(0.25)
+    assert not second.settled
+    one.clock.advance(0.25)
+    with pytest.raises(TimeoutError, match="there:1: no answer within 2 s"):
+        second.result()
+    assert not wire.aborted
+    late = ping()
+    one.link.ask(late, 2.0, 0.0)
+    one.clock.advance(0)
+    assert isinstance(late.error, TimeoutError)
+
+
 def test_a_call_that_was_in_vain_keeps_its_place() -> None:
     """An error that names no request is its own, late as it comes."""
     one, slow, last = Linked(), ping(), ping()

@@ -29,8 +29,9 @@ from quoteshm.errors import ConnectionFailedError, RequestError, SettingsError, 
 from quoteshm.model import DAY_MS, SnapshotState
 from quoteshm.wire.auth import Gate
 from tests.certificates import Authority, endpoint
-from tests.client.model import ModelMarket, error_line
+from tests.client.model import ModelMarket, error_line, history_of
 from tests.client.pushing import PushedCase, changed
+from tests.client.test_link import Wire
 from tests.published import FIRST_MS, NOW_MS
 from tests.rostering import have_roster
 
@@ -353,3 +354,25 @@ def test_time_is_the_reactors() -> None:
     clock = Clock()
     client = TxQuoteClient(reactor=clock, endpoint=object())
     assert client._link.session.monotonic == clock.seconds
+
+
+def test_a_timeout_bounds_a_history_since_a_time_without_a_zone() -> None:
+    """Which takes two requests: the second has what the first has left."""
+
+    class Endpoint:
+        def connect(self, _factory: object) -> Deferred[None]:
+            return Deferred()
+
+    clock, wire = Clock(), Wire()
+    client = TxQuoteClient(reactor=clock, endpoint=Endpoint(), timeout_s=2.0)
+    failed: list[Any] = []
+    client.get_history("AAPL", since="1970-01-01 00:00").addErrback(failed.append)
+    client._link.made(wire)
+    clock.advance(1.5)
+    (line,) = wire.lines()
+    client._link.received(wire, history_of(json.loads(line)))
+    assert len(wire.lines()) == 1
+    clock.advance(0.25)
+    assert failed == []
+    clock.advance(0.25)
+    assert failed[0].check(TimeoutError)
