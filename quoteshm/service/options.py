@@ -39,6 +39,8 @@ ADJUSTMENTS: Final = ("split", "all", "none")
 REFRESH_S: Final = {"yahoo": 60.0, "files": 5.0, "synthetic": 1.0}
 #: So many refreshes may fail before a quote is stale, where ``--freshness`` does not say.
 FRESH_REFRESHES: Final = 3
+#: Nor is it before so many seconds: a busy machine takes some of them, and nothing is wrong.
+LEAST_FRESHNESS_S: Final = 2.0
 
 ReadText = Callable[[str], str]
 
@@ -291,7 +293,8 @@ OPTIONS: Final = (
         "freshness",
         _seconds(0.01, 4_000_000),
         None,
-        f"seconds until a quote is stale; by default {FRESH_REFRESHES} times --refresh",
+        f"seconds until a quote is stale; by default {FRESH_REFRESHES} times --refresh, and at "
+        f"least {LEAST_FRESHNESS_S:g}",
     ),
     Option(
         "shm-name",
@@ -576,7 +579,7 @@ def _derive(given: Mapping[str, _Given]) -> Settings:
         adjust=value("adjust", "split"),
         requests_per_minute=value("requests-per-minute"),
         refresh_s=refresh_s,
-        freshness_s=value("freshness", FRESH_REFRESHES * refresh_s),
+        freshness_s=value("freshness", max(LEAST_FRESHNESS_S, FRESH_REFRESHES * refresh_s)),
         shm=not value("no-shm", default=False),
         shm_name=value("shm-name"),
         shm_dir=value("shm-dir"),

@@ -304,9 +304,12 @@ class Publisher:
         if self.quiet:
             return
         log = self.log.debug if is_live else self.log.info
-        log("epoch {epoch}: {count} tickers", epoch=epoch, count=sum(map(len, tickers)))
+        # Each interval has a part of its own, most often with the very same tuple of tickers.
+        first, *others = {id(names): names for names in tickers}.values()
+        named = list(dict.fromkeys(itertools.chain(first, *others))) if others else first
+        log("epoch {epoch}: {count} tickers", epoch=epoch, count=len(named))
         if self.verbose:
-            for ticker in itertools.chain.from_iterable(tickers):
+            for ticker in named:
                 self.log.debug("epoch {epoch}: {ticker}", epoch=epoch, ticker=ticker)
 
     def _with_room(

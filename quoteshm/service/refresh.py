@@ -463,6 +463,11 @@ class RefreshService(Service):
 
     # -- what others want to know ------------------------------------------------------------
 
+    @property
+    def closed(self) -> frozenset[str]:
+        """The tickers that are not asked for until their exchange opens."""
+        return self._closed
+
     def status(self) -> dict[str, dict[str, object]]:
         """Tell, for every wanted ticker, how its last attempt and its last success went.
 

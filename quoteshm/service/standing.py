@@ -78,12 +78,15 @@ class DaemonStanding:
         count = int(present.sum())
         if not count:
             return "nothing is published yet"
-        age_ms = self._clock.boot_ms() - self._writer.quotes()["updated_boot_ms"][present]
-        fresh = int(((age_ms >= 0) & (age_ms <= self._writer.spec.freshness_ms)).sum())
+        age_ms = self._clock.boot_ms() - self._writer.quotes()["updated_boot_ms"]
+        is_stale = present & ((age_ms < 0) | (age_ms > self._writer.spec.freshness_ms))
+        stale = int(is_stale.sum())
+        closed = int(is_stale[self._writer.rows_of(self._refresh.closed)].sum())
+        why = f" (market closed{'' if closed == stale else f' for {closed}'})" if closed else ""
         tickers = f"{count} ticker{'s' if count > 1 else ''}"
-        if fresh in {0, count}:
-            return f"{tickers}, {'all ' if count > 1 else ''}{'fresh' if fresh else 'stale'}"
-        return f"{tickers}, {fresh} fresh, {count - fresh} stale"
+        if stale in {0, count}:
+            return f"{tickers}, {'all ' if count > 1 else ''}{'stale' if stale else 'fresh'}{why}"
+        return f"{tickers}, {count - stale} fresh, {stale} stale{why}"
 
     def _present(self) -> NDArray[np.bool_]:
         present: NDArray[np.bool_] = (self._writer.quotes()["flags"] & _STATE) == layout.PRESENT

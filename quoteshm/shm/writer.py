@@ -357,6 +357,12 @@ class SegmentWriter:
         known = tuple(kind.kind.interval for kind in self._map.geometry.kinds)
         raise UnknownIntervalError(interval, known)
 
+    def rows_of(self, symbols: Iterable[str]) -> NDArray[np.intp]:
+        """Give the rows of those of some symbols that are counted, in `quotes` and in `series`."""
+        count = len(self.quotes())
+        rows = (self._row_of.get(symbol, count) for symbol in symbols)
+        return np.array([row for row in rows if row < count], np.intp)
+
     def quotes(self) -> NDArray[np.void]:
         """View the stable quote rows of all counted tickers, as `layout.QUOTE_ROW`.
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -31,6 +32,8 @@ TYPES: Final = {
     ".webmanifest": "application/manifest+json",
     ".woff2": "font/woff2",
 }
+#: The tags of an ``If-None-Match``, without what says that they are weak.
+_TAGS: Final = re.compile(rb'"[^"]*"|\*')
 
 
 class Content(NamedTuple):
@@ -66,7 +69,11 @@ class File(Resource):
         """Give the file, or say that the browser has it already."""
         request.setHeader(b"content-type", self._content.kind)
         request.setHeader(b"cache-control", b"no-cache")
-        if request.setETag(self._content.etag) is http.CACHED:
+        request.setHeader(b"etag", self._content.etag)
+        # A proxy that compresses makes the tag a weak one; Twisted would know the strong one alone.
+        known = request.getHeader(b"if-none-match") or b""
+        if any(tag in (self._content.etag, b"*") for tag in _TAGS.findall(known)):
+            request.setResponseCode(http.NOT_MODIFIED)
             return b""
         return self._content.body
 

@@ -38,13 +38,13 @@ def ready(watched: Watched) -> Verdict:
     """Whether something is published, and confirmed within the freshness window.
 
     One stale ticker among many is no reason: the market as a whole is, when not even its newest
-    quote is fresh.
+    quote is fresh, although somebody should have asked: not while all exchanges are closed.
     """
     reasons = _heartbeat_reasons(watched)
     ages, window_ms = watched.ages(), watched.writer.spec.freshness_ms
     if ages.newest_ms is None:
         reasons.append("nothing is published yet")
-    elif ages.stale == ages.tickers:
+    elif ages.stale == ages.tickers > ages.closed:
         newest_s, window_s = ages.newest_ms / 1000, window_ms / 1000
         reasons.append(f"no quote was confirmed for {newest_s:g} s, stale after {window_s:g} s")
     if reasons and watched.refresh.error is not None:
@@ -55,6 +55,7 @@ def ready(watched: Watched) -> Verdict:
         "epoch": watched.writer.epoch,
         "tickers": ages.tickers,
         "stale": ages.stale,
+        "closed": ages.closed,
         "failing": len(watched.refresh.troubles),
         "newest_age_s": _seconds(ages.newest_ms),
         "oldest_age_s": _seconds(ages.oldest_ms),

@@ -98,6 +98,8 @@ class DaemonCollector:
         yield _gauge("quoteshm_epoch", "The epoch; it grows by two with each commit.", writer.epoch)
         yield _gauge("quoteshm_tickers", "Tickers that have a value.", ages.tickers)
         yield _gauge("quoteshm_stale_tickers", "Those whose quote is stale.", ages.stale)
+        says = "Tickers with a value that nobody asks for until their exchange opens."
+        yield _gauge("quoteshm_closed_tickers", says, ages.closed)
         says = "Tickers that the segment has room for."
         yield _gauge("quoteshm_ticker_capacity", says, writer.spec.max_tickers)
         for name, age_ms in (("newest", ages.newest_ms), ("oldest", ages.oldest_ms)):

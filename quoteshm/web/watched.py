@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -66,6 +66,10 @@ class Refreshing(Protocol):
         """Why the last refresh broke off as a whole."""
 
     @property
+    def closed(self) -> Collection[str]:
+        """The tickers that are not asked for until their exchange opens."""
+
+    @property
     def troubles(self) -> Mapping[str, Failing]:
         """The tickers that fail."""
 
@@ -110,18 +114,19 @@ class Watched:
     def ages(self) -> Ages:
         """Look at how old the quotes are."""
         table = self.writer.quotes()
-        there = table[(table["flags"] & _STATE) == layout.PRESENT]
+        is_there = (table["flags"] & _STATE) == layout.PRESENT
+        there = table[is_there]
         if not len(there):
-            return Ages(0, 0, None, None)
+            return Ages(0, 0, 0, None, None)
         ages_ms = self.clock.boot_ms() - there["updated_boot_ms"]
         # As `QuoteCache`: what was confirmed in the future was so before the machine started anew.
         # How long ago that was, and for what is out of an archive, only the wall's clock can say.
         known = (ages_ms >= 0) & (there["updated_boot_ms"] != layout.UNCONFIRMED_BOOT_MS)
-        stale = ~known | (ages_ms > self.writer.spec.freshness_ms)
+        stale = np.count_nonzero(~known | (ages_ms > self.writer.spec.freshness_ms))
         by_wall_ms = np.maximum(0, self.clock.wall_ms() - there["updated_ms"])
         ages_ms = np.where(known, ages_ms, by_wall_ms)
-        count = int(np.count_nonzero(stale))
-        return Ages(len(there), count, int(ages_ms.min()), int(ages_ms.max()))
+        closed = np.count_nonzero(is_there[self.writer.rows_of(self.refresh.closed)])
+        return Ages(len(there), int(stale), int(closed), int(ages_ms.min()), int(ages_ms.max()))
 
 
 class Ages(NamedTuple):
@@ -129,5 +134,6 @@ class Ages(NamedTuple):
 
     tickers: int
     stale: int
+    closed: int  # that nobody asks for until their exchange opens; they become stale
     newest_ms: int | None
     oldest_ms: int | None

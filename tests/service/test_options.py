@@ -175,6 +175,13 @@ def test_each_source_has_its_own_pace(argv: list[str], refresh_s: float) -> None
     assert settings(*argv, "--refresh", "7").freshness_s == 21.0
 
 
+def test_a_short_refresh_leaves_time_to_be_late() -> None:
+    """Three refreshes of a few milliseconds make no quote stale, unless somebody says so."""
+    argv = ("--synthetic", "--refresh", "0.05")
+    assert settings(*argv).freshness_s == 2.0
+    assert settings(*argv, "--freshness", "0.15").freshness_s == 0.15
+
+
 def test_the_default_tickers_are_those_of_the_source() -> None:
     """A folder of files knows its own."""
     assert settings().tickers == settings("--synthetic").tickers == DEFAULT_TICKERS

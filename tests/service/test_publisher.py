@@ -562,6 +562,21 @@ def test_commits_are_logged_where_somebody_listens(*, many: bool, verbose: bool)
         assert log.debug.call_count == (len(names) if verbose and not quiet else 0)
 
 
+@pytest.mark.parametrize("again", [("A", "B"), ("B",)], ids=["the same tuple", "another"])
+def test_a_ticker_of_several_intervals_is_logged_once(again: tuple[str, ...]) -> None:
+    """A commit of two tickers says two, however many series they have."""
+    names = ("A", "B")
+    again = names if again == names else again
+    desk = Desk()
+    desk.publisher.verbose = True
+    desk.publisher.publish([days(name, 1.0, 20.0) for name in names])
+    minute = ticks(again, [30.0] * len(again), interval="1m")
+    with mock.patch.object(Publisher, "log") as log:
+        desk.publisher.publish([ticks(names, [30.0, 30.0]), minute])
+    assert [call.kwargs["count"] for call in log.info.call_args_list] == [2]
+    assert [call.kwargs["ticker"] for call in log.debug.call_args_list] == ["A", "B"]
+
+
 def test_nothing_on_the_ticks_path_costs_by_the_ticker() -> None:
     """As many calls, of Python's and of C's, for sixteen tickers as for two."""
     counts = set()

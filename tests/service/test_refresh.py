@@ -694,9 +694,11 @@ class HoursTest(Case):
         hours.closed = frozenset({"A"})
         self.time.advance(REFRESH_S)
         assert [one.ticker for one in self.source.asked[-1]] in (["B", "C"], ["C"])
+        assert service.closed == {"A"}
         assert service.status()["A"]["market_opens_ms"] == NOW_MS + 1
         assert "market_opens_ms" not in service.status()["C"]
         hours.closed = frozenset()
         self.source.answer = bars
         self.time.pump([REFRESH_S] * 100)
+        assert service.closed == frozenset()
         assert [one.ticker for one in self.source.asked[-1]] == ["A", "B", "C"]

@@ -19,7 +19,7 @@ class Scene:
     def __init__(self) -> None:
         self.market, self.age_s = Market(), 0.0
         source = SimpleNamespace(name="yahoo")
-        self.refresh = SimpleNamespace(source=source, troubles={}, error=None)
+        self.refresh = SimpleNamespace(source=source, troubles={}, error=None, closed=frozenset())
         refresh: Any = self.refresh
         self.standing = DaemonStanding(
             self.market.writer, refresh, self.market.clock, lambda: self.age_s
@@ -43,6 +43,18 @@ def test_it_counts_what_is_fresh_and_what_is_stale(scene: Scene) -> None:
     assert scene.standing.words() == "yahoo: 2 tickers, all stale"
     scene.market.quote("AAPL", 190.0)
     assert scene.standing.words() == "yahoo: 2 tickers, 1 fresh, 1 stale"
+
+
+def test_a_closed_market_is_no_riddle(scene: Scene) -> None:
+    """What nobody asks for is stale, and why is said with it."""
+    scene.refresh.closed = frozenset({"AAPL", "NEWCO"})
+    assert scene.standing.words() == "yahoo: 2 tickers, all fresh"
+    scene.market.clock.now_ms += FRESHNESS_MS + 1
+    assert scene.standing.words() == "yahoo: 2 tickers, all stale (market closed for 1)"
+    scene.refresh.closed = frozenset({"AAPL", "MSFT"})
+    assert scene.standing.words() == "yahoo: 2 tickers, all stale (market closed)"
+    scene.market.quote("MSFT", 370.0)
+    assert scene.standing.words() == "yahoo: 2 tickers, 1 fresh, 1 stale (market closed)"
 
 
 def test_it_says_what_failed_last(scene: Scene) -> None:

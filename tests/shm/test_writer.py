@@ -244,6 +244,14 @@ def test_missing_prices_are_nan(market: Market) -> None:
     assert quote.ts_epoch_ms == 7
 
 
+def test_rows_are_those_of_symbols_that_are_counted(market: Market) -> None:
+    """One that is unknown, or only enlisted, has none yet."""
+    market.writer.enlist([Ticker("NEW")])
+    rows = market.writer.rows_of([SONY.symbol, "NEW", "NOBODY", AAPL.symbol])
+    assert rows.tolist() == [2, 0]
+    assert market.writer.rows_of([]).dtype == np.intp
+
+
 def test_a_batch_confirmed_in_the_past_is_as_old_as_it_says(make_market: MakeMarket) -> None:
     """Its age by the boot clock is its age by the wall clock, never negative."""
     market = make_market([AAPL])

@@ -58,6 +58,7 @@ class Refreshing:
     last_attempt_ms: int | None = None
     last_success_ms: int | None = None
     error: str | None = None
+    closed: frozenset[str] = frozenset()
     troubles: dict[str, Failing] = field(default_factory=dict)
     failed: Counter[Reason] = field(default_factory=Counter)
 

@@ -66,6 +66,20 @@ class TestHealth(SiteCase):
         assert self.watched.ages().stale == 2
         assert not ready(self.watched).well
 
+    def test_a_closed_market_is_ready(self) -> None:
+        """Nobody asks for it, so its age is no fault; that of one which is asked for is."""
+        self.market.clock.now_ms += FRESHNESS_MS + 1
+        self.refreshing.closed = frozenset({"AAPL", "MSFT", "NEWCO", "UNHEARD"})
+        found = ready(self.watched)
+        assert (found.well, found.told["reasons"]) == (True, [])
+        assert (found.told["stale"], found.told["closed"]) == (2, 2)
+
+        self.refreshing.closed = frozenset({"AAPL"})
+        found = ready(self.watched)
+        assert not found.well
+        assert found.told["reasons"] == ["no quote was confirmed for 1.001 s, stale after 1 s"]
+        assert (found.told["stale"], found.told["closed"]) == (2, 1)
+
     def test_a_market_without_a_value_is_not_ready(self) -> None:
         """And why the source gives none is said with it."""
         self.market.remove("AAPL")

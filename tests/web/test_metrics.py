@@ -101,6 +101,7 @@ class TestMetrics(SiteCase):
         self.market.clock.now_ms += 400
         self.market.quote("AAPL", 1.0)
         self.refreshing.troubles |= {"A": Failing(Reason.EMPTY), "B": Failing(Reason.EMPTY)}
+        self.refreshing.closed = frozenset({"MSFT", "NEWCO"})  # the latter has no value
         self.refreshing.failed[Reason.RATE_LIMITED] = 9
         self.refreshing.last_success_ms = 1_700_000_000_000
         self.requests = {"count": 7, "per_minute": 60, "waited_s": 1.5, "state": "open"}
@@ -109,6 +110,7 @@ class TestMetrics(SiteCase):
         assert told["quoteshm_epoch",] == self.market.writer.epoch
         assert told["quoteshm_oldest_quote_age_seconds",] == 0.4
         assert told["quoteshm_newest_quote_age_seconds",] == 0
+        assert told["quoteshm_closed_tickers",] == 1
         assert told["quoteshm_bars", "1d"] == 2
         assert told["quoteshm_failing_tickers", "no_bars"] == 2
         assert told["quoteshm_refresh_errors_total", "rate_limited"] == 9
@@ -139,6 +141,15 @@ class TestMetrics(SiteCase):
         assert told["quoteshm_conflations_total",] > 0
         assert told["quoteshm_subscriptions",] == 1
         assert told["quoteshm_events_total",] > 0
+
+    async def test_an_empty_market_has_no_ages_but_a_count(self) -> None:
+        """So an alert on ages alone would say nothing; the count is what to ask for."""
+        self.market.remove("AAPL")
+        self.market.remove("MSFT")
+        told = await self.values()
+        assert ("quoteshm_newest_quote_age_seconds",) not in told
+        assert told["quoteshm_tickers",] == 0
+        assert "or quoteshm_tickers == 0" in DOCS.read_text()
 
     async def test_build_info_says_what_runs(self) -> None:
         """Its value is one."""

@@ -69,8 +69,13 @@ class TestAnswers(SiteCase):
         again = await self.get("/", If_None_Match=first.headers["etag"])
         assert (again.status, again.body) == (304, b"")
         assert again.headers["content-security-policy"]
-        other = await self.get("/", If_None_Match='"other"')
-        assert other.status == 200
+        tag = first.headers["etag"]
+        for known in (f"W/{tag}", f'"other", W/{tag}', f'{tag}, "other"', "*"):
+            again = await self.get("/", If_None_Match=known)
+            assert (again.status, again.headers["etag"]) == (304, tag)
+        for unknown in ('"other"', 'W/"other"', tag.strip('"'), '"*"'):
+            other = await self.get("/", If_None_Match=unknown)
+            assert (other.status, other.headers["etag"]) == (200, tag)
 
     async def test_every_answer_says_what_a_browser_may_do(self) -> None:
         """Refusals too; and none says what software it is of."""
