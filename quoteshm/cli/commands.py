@@ -453,8 +453,8 @@ def status(
     """Print how each ticker fares: last and next attempt, bars, and what is wrong with it.
 
     On a terminal the tickers that are fine are only counted, unless --all or their names are given.
-    The exit status is 1 if anything is broken: a ticker that fails, or the source as a whole. A
-    ticker that waits for its first answer is not.
+    The exit status is 1 if anything fails: a ticker, or the source as a whole. A ticker that waits
+    for its first answer does not.
     """
     from quoteshm.cli import status as reporting  # noqa: PLC0415 (start-up time)
 

@@ -70,7 +70,7 @@ class Report:
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing is broken."""
+        """Whether nothing fails."""
         return all(is_well for _, _, is_well in self.facts) and not self.unknown
 
     def print(self, shape: Format, *, everything: bool) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from tests.processes.daemons import unique_name
 from tests.web.browsing import CHROMIUM, WAIT_MS, page_of, served
+from tests.web.scripted import DAY_MS, NOW_MS, Scripted, quote
 
 if CHROMIUM is None:
     pytest.skip("there is no chromium: apt-get install chromium", allow_module_level=True)
@@ -20,7 +21,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwr
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python")
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from playwright.sync_api import Browser, Locator, Page
 
@@ -85,6 +86,14 @@ def live(page: Page) -> None:
     """Wait until the page is connected and shows something."""
     expect(page.locator("#link-word")).to_have_text("Live", timeout=WAIT_MS)
     expect(rows(page).first).to_be_visible(timeout=WAIT_MS)
+
+
+def wait_for(page: Page, is_so: Callable[[], bool]) -> None:
+    """Wait for something that a scripted daemon sees."""
+    until = time.monotonic() + WAIT_MS / 1000
+    while not is_so():
+        assert time.monotonic() < until
+        page.wait_for_timeout(20)  # in which its messages are read
 
 
 def rows(page: Page) -> Locator:
@@ -181,15 +190,16 @@ def test_a_filter_leaves_what_it_names(browser: Browser, crowd: Served) -> None:
         expect(page.locator("#grid")).to_have_attribute("aria-rowcount", "5001")
 
 
-def test_what_is_stale_or_broken_says_so_in_words(browser: Browser, sick: Served) -> None:
+def test_what_is_stale_or_fails_says_so_in_words(browser: Browser, sick: Served) -> None:
     """Colour is not all there is; the reason stands with the ticker and with the daemon."""
     with page_of(browser, sick[1]) as page:
         expect(row_of(page, "GOOD").locator(".state")).to_have_text("stale")
         expect(row_of(page, "BAD").locator(".state")).to_have_text("failing")
         expect(page.locator("#link-word")).to_have_text("Live, all stale")
         expect(page.locator("#failing-list")).to_contain_text("found columns what, is, this")
-        page.get_by_role("radio", name=re.compile("Broken")).check()
+        page.get_by_role("radio", name=re.compile("Failing")).check()
         expect(page.locator("#grid")).to_have_attribute("aria-rowcount", "2")
+        expect(page.locator("#daemon-state")).to_have_text("all stale")
         row_of(page, "BAD").click()
         expect(page.locator("#detail-trouble")).to_contain_text("found columns what, is, this")
         expect(page.locator("#plot-note")).to_have_text("No bars yet.")
@@ -202,6 +212,9 @@ def test_an_empty_market_is_no_mystery(browser: Browser, folder: Path) -> None:
     argv = ("--source", "files", "--files", str(files), "--tickers", "NONE")
     with served(folder, *argv) as (_, address), page_of(browser, address) as page:
         expect(row_of(page, "NONE").locator(".state")).to_have_text("failing")
+        expect(page.locator("#link-word")).to_have_text("Live, all failing")
+        expect(page.locator("#link")).to_have_attribute("data-trouble", "true")
+        expect(page.locator("#daemon-state")).to_have_text("all failing")
         expect(row_of(page, "NONE").locator(".price")).to_have_text("–")  # noqa: RUF001 (what stands for no value)
 
 
@@ -230,11 +243,54 @@ def test_a_ticker_opens_with_its_candles_and_goes_on_live(browser: Browser, mark
         expect(page.locator("#daemon")).to_be_visible()
 
 
+def test_an_interval_that_is_not_kept_is_no_secret(browser: Browser, market: Served) -> None:
+    """What is shown instead is said, and the address says it too."""
+    with page_of(browser, market[1], place="#AAPL@7x") as page:
+        expect(page.locator("#interval-note")).to_contain_text("no bars of 7x; these are of 1d")
+        expect(page.locator("#chart")).to_have_attribute("aria-label", re.compile("of 1d: 2520"))
+        assert page.url.endswith("#AAPL")
+        page.evaluate("location.hash = '#AAPL@9x'")
+        expect(page.locator("#interval-note")).to_contain_text("no bars of 9x; these are of 1d")
+        assert page.url.endswith("#AAPL")
+        page.get_by_role("radio", name="1m").check()
+        expect(page.locator("#chart")).to_have_attribute("aria-label", re.compile("of 1m"))
+        expect(page.locator("#interval-note")).to_be_hidden()
+
+
+def test_back_leads_from_the_daemon_to_the_ticker(browser: Browser, market: Served) -> None:
+    """It covers one, and does not take its place."""
+    with page_of(browser, market[1], place="#MSFT@1m") as page:
+        expect(page.locator("#detail-title")).to_have_text("MSFT")
+        page.get_by_role("button", name="Daemon", exact=True).click()
+        expect(page.locator("#daemon")).to_be_visible()
+        expect(page.locator("#detail")).to_be_hidden()
+        page.go_back()
+        expect(page.locator("#detail-title")).to_have_text("MSFT")
+        expect(page.locator("#detail")).to_be_visible()
+        assert page.url.endswith("#MSFT@1m")
+        page.go_forward()
+        expect(page.locator("#daemon")).to_be_visible()
+
+
+def test_a_ticker_in_small_letters_is_found(browser: Browser, market: Served) -> None:
+    """Symbols have capitals; one that there is not has no such hint."""
+    with page_of(browser, market[1], place="#aapl") as page:
+        expect(page.locator("#detail-when")).to_have_text(re.compile("no such ticker, but it has"))
+        page.get_by_role("link", name="AAPL").click()
+        expect(page.locator("#detail-title")).to_have_text("AAPL")
+        expect(page.locator("#detail-state")).to_have_text("live")
+        expect(page.locator("#detail-like")).to_be_hidden()
+        page.evaluate("location.hash = '#nope'")
+        expect(page.locator("#detail-when")).to_have_text("The daemon has no such ticker.")
+        expect(page.locator("#detail-like")).to_be_hidden()
+
+
 def painted(page: Page) -> int:
     """Count the pixels of the chart that have the colour of a rising candle."""
     script = """() => {
         const probe = document.createElement('i');
         probe.style.color = 'var(--up)';
+        probe.style.forcedColorAdjust = 'none';
         document.body.append(probe);
         const up = getComputedStyle(probe).color.match(/\\d+/g).map(Number);
         probe.remove();
@@ -355,61 +411,16 @@ def test_a_connection_that_goes_mute_is_disconnected(browser: Browser, market: S
         context.close()
 
 
-def told(op: str, data: object, **more: object) -> str:
-    """Write what a daemon says."""
-    kind = "event" if op in {"quotes", "restated"} else "response"
-    return json.dumps({"v": 1, "type": kind, "op": op, "data": data, **more})
-
-
-QUOTE = {
-    "price": 12.0, "prev_close": 10.0, "open": 10.0, "high": 12.0, "low": 9.0, "volume": 5,
-    "currency": "USD", "source": "scripted", "stale": False,
-    "ts_epoch_ms": 1_700_000_000_000, "updated_ms": 1_700_000_000_000,
-}  # fmt: skip
-
-
 def test_a_scripted_daemon_is_shown_as_it_says(browser: Browser, market: Served) -> None:
     """Its clock counts; a closed market, attempts and what is gone are told of."""
-    now_ms = 1_700_000_001_000  # years before the browser's
     status = {
         "constructor": {"state": "waiting", "next_attempt_s": 0.0},
-        "AAPL": {"state": "ok", "next_attempt_s": 7200.0, "market_opens_ms": now_ms + 7_200_000},
+        "AAPL": {"state": "ok", "next_attempt_s": 7200.0, "market_opens_ms": NOW_MS + 7_200_000},
         "ZM": {"state": "not found", "next_attempt_s": 3600.0, "message": "no ZM",
-               "attempts": 3, "quarantined_until_ms": now_ms + 10_800_000},
+               "attempts": 3, "quarantined_until_ms": NOW_MS + 10_800_000},
     }  # fmt: skip
-    info = {
-        "now_ms": now_ms, "source": "scripted", "adjustment": "none", "freshness_ms": 60_000,
-        "epoch": 2, "instance": "00", "shm_name": None, "uptime_s": 1.0, "limits": {},
-        "counts": {"tickers": 1, "capacity": 8}, "intervals": {"1d": 8},
-        "failures": {"ZM": "no ZM"}, "ticker_status": status, "last_update_ms": now_ms - 1000,
-        "quoteshm": "0", "pid": 1, "protocol_version": 1, "layout_version": 1,
-    }  # fmt: skip
-    snapshot = {
-        "epoch": 2, "instance": "00", "resumed": False, "freshness_ms": 60_000, "heartbeat_s": 60,
-        "quotes": {"AAPL": QUOTE}, "missing": [], "restated": [],
-    }  # fmt: skip
-    bars = {"ticker": "AAPL", "interval": "1d", "time_zone": "UTC", "forming": False}
-    bars["time"] = [day * 86_400_000 for day in range(19_000, 19_003)]
-    bars |= {name: [10.0, None, 12.0] for name in ("open", "high", "low", "close", "volume")}
-    answers = {"subscribe": snapshot, "get_info": info, "get_history": bars}
-    routes: list[Any] = []
-
-    def answer(route: Any) -> None:
-        routes.append(route)
-
-        def heard(text: str) -> None:
-            asked = json.loads(text)
-            route.send(told(asked["type"], answers[asked["type"]], id=asked["id"]))
-
-        route.on_message(heard)
-
-    context = browser.new_context()
-    errors: list[str] = []
-    try:
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.route_web_socket(re.compile("/wire$"), answer)
-        page.goto(market[1] + "#AAPL")
+    daemon = Scripted({"AAPL": quote()}, status, {"ZM": "no ZM"})
+    with daemon.page(browser, market[1] + "#AAPL") as page:
         expect(page.locator("#detail-when")).to_contain_text("Market closed until")
         expect(page.locator("#detail-state")).to_have_text("live")
         expect(page.locator("#last-update")).to_have_text(re.compile(r"^\d s ago$"))
@@ -419,17 +430,202 @@ def test_a_scripted_daemon_is_shown_as_it_says(browser: Browser, market: Served)
         expect(row_of(page, "constructor").locator(".state")).to_have_text("waiting")
         line = row_of(page, "AAPL").locator("path")
         expect(line).to_have_attribute("d", re.compile(r"^M[\d. ]+L[\d. ]+$"))
+        asked = daemon.histories()
         restated = [{"ticker": "AAPL", "interval": "1d", "count": 1, "cause": "split", "bars": []}]
-        routes[-1].send(told("restated", restated, epoch=4, skipped=0))
-        routes[-1].send(told("quotes", {"AAPL": None}, epoch=4, skipped=0))
+        daemon.tell("restated", restated)
+        # Its line is asked for anew, though nobody has moved.
+        wait_for(page, lambda: daemon.histories() > asked)
+        expect(line).to_have_attribute("d", re.compile(r"^M[\d. ]+L[\d. ]+$"))
+        daemon.tell("quotes", {"AAPL": None})
         expect(page.locator("#detail-price")).to_have_text("–")  # noqa: RUF001 (what the page has)
         expect(page.locator("#detail-change")).to_have_text("")
         page.evaluate("location.hash = '#ZM'")
         expect(page.locator("#detail-trouble")).to_have_text("It fails, 3 attempts so far: no ZM")
         expect(page.locator("#detail-facts")).to_contain_text(re.compile("in 2 h|in 179 min"))
-        assert errors == []
-    finally:
-        context.close()
+        # Nobody knows of a next attempt while it cannot be heard.
+        daemon.cut()
+        expect(page.locator("#detail-state")).to_have_text("failing, disconnected")
+        expect(page.locator("#detail-facts")).to_contain_text(re.compile("Next attempt–"))  # noqa: RUF001 (what the page has)
+
+
+OPENS: dict[str, object] = {
+    "state": "ok", "next_attempt_s": 7200.0, "market_opens_ms": NOW_MS + 7_200_000,
+}  # fmt: skip
+
+
+def test_a_closed_market_does_not_look_like_a_failing_one(browser: Browser, market: Served) -> None:
+    """Its values are old, nobody asks for others, and that is as it should be."""
+    old = quote(stale=True, updated_ms=NOW_MS - 3_600_000)
+    daemon = Scripted({"AAPL": old, "MSFT": old}, {"AAPL": OPENS, "MSFT": OPENS})
+    with daemon.page(browser, market[1], phone=True) as page:
+        link, word = page.locator("#link"), page.locator("#link-word")
+        expect(word).to_have_text("Live, all closed")
+        expect(link).to_have_attribute("data-trouble", "false")
+        expect(page.locator("#daemon-state")).to_have_text("running, all closed")
+        expect(row_of(page, "AAPL").locator(".state")).to_have_text("closed")
+        expect(row_of(page, "AAPL")).to_have_attribute("data-state", "closed")
+        why = row_of(page, "AAPL").locator(".state")
+        expect(why).to_have_attribute("title", re.compile("exchange is closed"))
+        expect(page.locator("#n-stale")).to_have_text("2")  # which is what they are
+        box = page.locator(".tools").bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= 390
+        # One that is asked for, and does not come, is another matter.
+        daemon.info["ticker_status"] = {"AAPL": OPENS, "MSFT": {"state": "ok"}}
+        expect(word).to_have_text("Live, all stale", timeout=WAIT_MS)
+        expect(link).to_have_attribute("data-trouble", "true")
+        expect(page.locator("#daemon-state")).to_have_text("all stale")
+        expect(row_of(page, "MSFT").locator(".state")).to_have_text("stale")
+        title = row_of(page, "MSFT").locator(".state")
+        expect(title).to_have_attribute("title", re.compile("freshness window"))
+
+
+def test_prices_have_the_decimals_that_they_need(browser: Browser, market: Served) -> None:
+    """All of a ticker's the same, no noise, and no fewer because one of them is round."""
+    same = {"open": None, "high": None, "low": None}
+    quotes = {
+        "CENT": quote(227.52999877929688, prev_close=220.0, **same),
+        "EURUSD=X": quote(1.08345, prev_close=1.07816, **same),
+        "LARGE": quote(1_234_567.0, prev_close=1_217_684.87, **same),
+        "PENNY": quote(0.0425, prev_close=0.05, **same),
+        "ROUND": quote(100.125, prev_close=100.0, **same),
+        "TINY-USD": quote(0.0000123, prev_close=0.0000125, **same),
+        "ZERO": quote(0.0, prev_close=0.0, **same),
+    }
+    daemon = Scripted(quotes)
+    with daemon.page(browser, market[1]) as page:
+        expect(rows(page)).to_have_count(7)
+        # (page's minus)
+        assert [text.replace("−", "-") for text in column(page, "price")] == [  # noqa: RUF001
+            "227.53", "1.08345", "1,234,567.00", "0.0425", "100.125", "0.0000123", "0.00",
+        ]  # fmt: skip
+        assert [text.replace("−", "-") for text in column(page, "change")] == [  # noqa: RUF001
+            "+7.53", "+0.00529", "+16,882.13", "-0.0075", "+0.125", "-0.0000002", "0.00",
+        ]  # fmt: skip
+        for name, long in (("CENT", "no"), ("LARGE", "yes"), ("TINY-USD", "yes")):
+            expect(row_of(page, name)).to_have_attribute("data-long", re.compile(f"{long}|very"))
+        # A long name is cut, and told to a pointer.
+        expect(row_of(page, "EURUSD=X").locator(".ticker")).to_have_attribute("title", "EURUSD=X")
+        for width in (390, 620, 901, 1024, 1200, 1340, 1366, 1440):
+            page.set_viewport_size({"width": width, "height": 600})
+            page.wait_for_timeout(50)  # a frame
+            assert cut_numbers(page) == []
+            wide = "document.getElementById('grid').scrollWidth"
+            assert page.evaluate(wide) == page.evaluate(wide.replace("scroll", "client"))
+        page.set_viewport_size({"width": 1366, "height": 600})
+        expect(page.locator("#columns .change")).to_be_visible()
+        daemon.tell("quotes", {"ROUND": quote(100.5, prev_close=100.0, **same)})
+        expect(row_of(page, "ROUND").locator(".price")).to_have_text("100.500")
+        # After a split it is another price.
+        daemon.tell("quotes", {"ROUND": quote(10.5, prev_close=10.0, **same)})
+        expect(row_of(page, "ROUND").locator(".price")).to_have_text("10.50")
+
+
+def cut_numbers(page: Page) -> list[str]:
+    """Give the numbers of the market that do not fit."""
+    script = """() => [...document.querySelectorAll('#rows .row:not([hidden]) .number')]
+        .filter((cell) => cell.scrollWidth > cell.clientWidth).map((cell) => cell.textContent)"""
+    found: list[str] = page.evaluate(script)
+    return found
+
+
+def test_volumes_keep_their_digits(browser: Browser, market: Served) -> None:
+    """48.0M is followed by 47.9M."""
+    volumes = {"A": 48_000_000, "B": 47_900_000, "C": 7, "D": 1000, "E": 0, "F": 999_950}
+    daemon = Scripted({name: quote(volume=volume) for name, volume in volumes.items()})
+    with daemon.page(browser, market[1]) as page:
+        expect(rows(page)).to_have_count(6)
+        assert column(page, "volume") == ["48.0M", "47.9M", "7", "1.00K", "0", "1.00M"]
+
+
+def test_moments_say_whose_time_they_are_in(browser: Browser, market: Served) -> None:
+    """Those of the page are the reader's, those of a chart its exchange's."""
+    daemon = Scripted({"AAPL": quote()})
+    daemon.bars |= {"interval": "1h", "time_zone": "Asia/Tokyo"}
+    with daemon.page(browser, market[1] + "#AAPL") as page:
+        expect(page.locator("#detail-when")).to_contain_text(re.compile("Price of .*E[SD]T"))
+        expect(page.locator("#reading")).to_contain_text(re.compile("GMT.9|JST"))
+
+
+def test_what_was_there_is_no_pace(browser: Browser, market: Served) -> None:
+    """The snapshot of a page that has just been loaded has not come within a second."""
+    daemon = Scripted({f"T{n:03d}": quote() for n in range(500)})
+    with daemon.page(browser, market[1]) as page:
+        expect(page.locator("#n-all")).to_have_text("500")
+        expect(page.locator("#rate")).to_have_text("0")
+        daemon.tell("quotes", {"T001": quote(13.0), "T002": quote(13.0)})
+        expect(page.locator("#rate")).to_have_text("1")
+
+
+def test_values_are_written_a_few_times_a_second(browser: Browser, market: Served) -> None:
+    """However often they come; the last one is there in the end, and is no longer lit."""
+    count = """window.written = 0;
+        const price = document.querySelector('#rows .row:not([hidden]) .price');
+        new MutationObserver((all) => { window.written += all.length; })
+            .observe(price, { subtree: true, characterData: true });"""
+    daemon = Scripted({"AAPL": quote()})
+    with daemon.page(browser, market[1]) as page:
+        price = row_of(page, "AAPL").locator(".price")
+        expect(price).to_have_text("12.00")
+        page.evaluate(count)
+        began = time.monotonic()
+        for n in range(100):
+            daemon.tell("quotes", {"AAPL": quote(20.0 + n)})
+            page.wait_for_timeout(5)
+        expect(price).to_have_text("119.00")
+        taken_s = time.monotonic() - began
+        assert 2 <= page.evaluate("written") <= 4 + 8 * taken_s  # of a hundred
+        expect(row_of(page, "AAPL")).to_have_attribute("data-moved", "no")
+
+
+def test_a_line_follows_when_a_bar_has_begun(browser: Browser, market: Served) -> None:
+    """Once for each such quote; one that stands still is not asked for all the time."""
+    daemon = Scripted({"AAPL": quote(), "IDLE": quote(ts_epoch_ms=19_002 * DAY_MS)})
+    daemon.bars["time"] = [day * DAY_MS for day in range(19_000, 19_003)]
+    with daemon.page(browser, market[1], stops_time=True) as page:
+        page.clock.run_for(2000)
+        wait_for(page, lambda: daemon.histories() == 2)
+        page.clock.run_for(10_000)
+        page.wait_for_timeout(300)  # nothing is to come
+        assert daemon.histories() == 2
+        daemon.tell("quotes", {"AAPL": quote(ts_epoch_ms=NOW_MS)})
+        page.wait_for_timeout(300)
+        page.clock.run_for(10_000)
+        wait_for(page, lambda: daemon.histories() == 3)
+        page.clock.run_for(30_000)
+        page.wait_for_timeout(300)
+        assert daemon.histories() == 3
+        assert daemon.asked[-1]["type"] == "get_info"
+
+
+def test_few_bars_have_whole_dates_below(browser: Browser, market: Served) -> None:
+    """A day's number alone says nothing."""
+    listen = """window.texts = [];
+        const { fillText } = CanvasRenderingContext2D.prototype;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+            window.texts.push(text);
+            return fillText.call(this, text, ...rest);
+        };"""
+    daemon = Scripted({"AAPL": quote()})
+    daemon.bars |= {name: [10.0] for name in ("open", "high", "low", "close", "volume")}
+    daemon.bars["time"] = [19_000 * DAY_MS]
+    with daemon.page(browser, market[1] + "#AAPL", before=listen) as page:
+        expect(page.locator("#chart")).to_have_attribute("aria-label", re.compile("1 bars"))
+        page.wait_for_function("texts.includes('Jan 8, 2022')")
+
+
+def test_a_filter_that_leaves_nothing_names_what_is_shown(browser: Browser, market: Served) -> None:
+    """There may be such a ticker, which does not fail."""
+    status = {"AAPL": {"state": "ok"}, "ZM": {"state": "not found"}}
+    daemon = Scripted({"AAPL": quote()}, status, {"ZM": "no ZM"})
+    with daemon.page(browser, market[1]) as page:
+        page.get_by_role("radio", name=re.compile("Failing")).check()
+        expect(page.locator("#grid")).to_have_attribute("aria-rowcount", "2")
+        page.locator("#filter").fill("aapl")
+        expect(page.locator("#blank-text")).to_have_text("No failing ticker has “aapl” in it.")
+        daemon.info |= {"failures": {}, "ticker_status": {"AAPL": {"state": "ok"}}}
+        page.locator("#filter").fill("")
+        expect(page.locator("#blank-title")).to_have_text("Nothing is failing", timeout=WAIT_MS)
 
 
 def test_what_the_daemon_refuses_is_said_in_its_words(browser: Browser, market: Served) -> None:
@@ -475,7 +671,7 @@ def test_a_token_is_asked_for_and_a_wrong_one_refused(browser: Browser, folder: 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_it_is_accessible(browser: Browser, market: Served, sick: Served, *, dark: bool) -> None:
-    """The rules of axe hold, contrast among them, for the market, a ticker, and what is broken."""
+    """The rules of axe hold, contrast among them, for the market, a ticker, and what fails."""
     with page_of(browser, market[1], dark=dark, still=True) as page:
         live(page)
         assert violations(page) == []
@@ -526,6 +722,28 @@ def test_a_phone_shows_the_market_and_a_ticker(browser: Browser, market: Served)
         expect(page.locator("#source-facts")).to_be_visible()
         page.get_by_role("button", name="Close the daemon").tap()
         expect(page.locator("#daemon")).to_be_hidden()
+        page.get_by_role("button", name="Daemon", exact=True).tap()
+        page.reload()
+        expect(page.locator("#source-facts")).to_be_visible()
+        page.go_back()
+        expect(page.locator("#daemon")).to_be_hidden()
+        live(page)
+
+
+def test_forced_colours_leave_what_colours_said(browser: Browser, market: Served) -> None:
+    """What is chosen has an edge, and candles rise and fall in colours of their own."""
+    context = browser.new_context(forced_colors="active")
+    try:
+        page = context.new_page()
+        page.goto(market[1] + "#AAPL")
+        live(page)
+        expect(page.locator("#chart")).to_have_attribute("aria-label", re.compile("2520 bars"))
+        edge = """() => getComputedStyle(
+            document.querySelector('#show input:checked + span')).outlineStyle"""
+        assert page.evaluate(edge) == "solid"
+        assert painted(page) > 100
+    finally:
+        context.close()
 
 
 # -- thousands ---------------------------------------------------------------------------------

@@ -7,12 +7,15 @@ import {
   TickMarkType,
   createChart,
 } from "./lightweight-charts.js";
+import { decimals, price } from "./format.js";
 
+const FEW = 3; // bars, of which each has its whole date on the axis
 const DAILY = /^\d+(d|wk|mo)$/;
 
 function colour(name) {
   const probe = document.createElement("span");
   probe.style.color = `var(${name})`;
+  probe.style.forcedColorAdjust = "none"; // or all of them are one
   document.body.append(probe);
   const found = getComputedStyle(probe).color;
   probe.remove();
@@ -28,6 +31,7 @@ export class Chart {
   #isDaily = true;
   #bars = []; // {ms, time, open, high, low, close, volume}
   #colours = {};
+  places = 2; // decimals of its prices
   #under = -1; // the bar under the pointer
   #tell = () => undefined;
 
@@ -94,9 +98,10 @@ export class Chart {
     this.#isDaily = DAILY.test(history.interval);
     this.#setZone(history.time_zone);
     this.#bars = this.#read(history);
-    const last = history.close.at(-1) ?? 1;
-    const precision = last >= 1 ? 2 : last >= 0.01 ? 4 : 6;
-    this.#candles.applyOptions({ priceFormat: { type: "price", precision, minMove: 10 ** -precision } });
+    const last = this.#bars.at(-1);
+    this.places = last === undefined ? 2 : decimals(last.open, last.high, last.low, last.close);
+    const formatter = (value) => price(value, this.places);
+    this.#candles.applyOptions({ priceFormat: { type: "custom", minMove: 10 ** -this.places, formatter } });
     this.#chart.applyOptions({ timeScale: { timeVisible: !this.#isDaily, secondsVisible: false } });
     this.#candles.setData(this.#bars);
     this.#volumes.setData(this.#bars.map((bar) => this.#volume(bar)));
@@ -183,6 +188,8 @@ export class Chart {
     const isDay = typeof time !== "number";
     const ms = !isDay ? time * 1000 : typeof time === "string" ? Date.parse(`${time}T00:00:00Z`) : Date.UTC(time.year, time.month - 1, time.day);
     const those = isDay ? this.#days : this.#times;
+    // So few have no month or year beside them that would say which day it is.
+    if (this.#bars.length <= FEW) return isDay ? those.full.format(ms) : those.moment.format(ms);
     if (type === TickMarkType.Year) return those.year.format(ms);
     if (type === TickMarkType.Month) return those.month.format(ms);
     if (type === TickMarkType.DayOfMonth) return those.day.format(ms);
@@ -212,7 +219,8 @@ export class Chart {
 function formats(timeZone, isDaily) {
   const make = (options) => new Intl.DateTimeFormat(undefined, { timeZone, ...options });
   return {
-    full: make(isDaily ? { dateStyle: "medium" } : { dateStyle: "medium", timeStyle: "short" }),
+    full: make(isDaily ? { dateStyle: "medium" } : { year: "numeric", month: "short", day: "numeric", hour: "numeric", minute: "2-digit", timeZoneName: "short" }),
+    moment: make({ month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hour12: false }),
     year: make({ year: "numeric" }),
     month: make({ month: "short" }),
     day: make({ day: "numeric", month: isDaily ? undefined : "short" }),

@@ -62,13 +62,22 @@ export class Daemon {
     return this.#info?.error ?? "";
   }
 
-  draw(rates) {
+  /** How it fares, in a word or two, and whether that is bad; no word where there is nothing to say. */
+  standing({ all, valued, stale, closed, failing }) {
+    if (this.trouble() !== "") return ["in trouble", true];
+    if (all > 0 && failing === all) return ["all failing", true];
+    // Why they are stale comes with what it says of itself.
+    if (this.#info === null || valued === 0 || stale < valued) return ["", false];
+    return closed === stale ? ["all closed", false] : ["all stale", true];
+  }
+
+  draw(rates, [word, isTrouble]) {
     const info = this.#info;
     const badge = by("daemon-state");
     const trouble = this.trouble();
-    const state = !this.#isLive ? "off" : trouble !== "" ? "broken" : "live";
+    const state = !this.#isLive ? "off" : isTrouble ? "failing" : "live";
     if (badge.dataset.state !== state) badge.dataset.state = state;
-    text("daemon-state", { off: "not connected", broken: "in trouble", live: "running" }[state]);
+    text("daemon-state", !this.#isLive ? "not connected" : isTrouble ? word : word === "" ? "running" : `running, ${word}`);
     by("daemon-trouble").hidden = trouble === "";
     text("daemon-trouble", trouble === "" ? "" : `The last refresh broke off: ${trouble}`);
     by("daemon").dataset.known = String(info !== null);

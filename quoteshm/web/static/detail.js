@@ -2,6 +2,7 @@
 
 import { factsOf, text } from "./facts.js";
 import * as format from "./format.js";
+import { paced } from "./pace.js";
 
 const BARS_AT_MOST = 20_000;
 const TABLE_BARS = 20;
@@ -21,11 +22,14 @@ export class Detail {
   #isAsking = false;
   #isBehind = false;
   #facts = factsOf(by("detail-facts"));
+  #drawPaced = paced(() => this.draw());
+  #followPaced = paced(() => this.#follow());
 
-  constructor({ market, wire, chose }) {
+  constructor({ market, wire, chose, missing }) {
     this.#market = market;
     this.#wire = wire;
     this.chose = chose;
+    this.missing = missing;
     by("zoom-in").addEventListener("click", () => this.#chart?.zoom(0.6));
     by("zoom-out").addEventListener("click", () => this.#chart?.zoom(1 / 0.6));
     by("zoom-all").addEventListener("click", () => this.#chart?.all());
@@ -59,7 +63,7 @@ export class Detail {
     if (intervals.join() === this.#intervals.join()) return;
     this.#intervals = intervals;
     if (this.#interval !== "" && !intervals.includes(this.#interval)) {
-      this.#interval = ""; // an address of another time
+      this.#refuse(this.#interval); // an address of another time
       this.load();
     }
     by("intervals").replaceChildren(
@@ -79,6 +83,14 @@ export class Detail {
     this.#checkInterval();
   }
 
+  /** Show the first interval instead of one that is not kept, and say so. */
+  #refuse(interval) {
+    this.#interval = "";
+    text("interval-note", `The daemon keeps no bars of ${interval}; these are of ${this.#intervals[0]}.`);
+    by("interval-note").hidden = false;
+    this.missing(this.#ticker);
+  }
+
   #checkInterval() {
     for (const radio of by("intervals").querySelectorAll("input")) {
       radio.checked = radio.value === (this.#interval || this.#intervals[0]);
@@ -89,10 +101,12 @@ export class Detail {
   open(ticker, interval) {
     if (ticker === this.#ticker && interval === this.#interval) return;
     this.#ticker = ticker;
-    const isKept = this.#intervals.length === 0 || this.#intervals.includes(interval);
-    this.#interval = isKept ? interval : "";
+    this.#interval = interval;
     by("detail").hidden = ticker === "";
+    by("interval-note").hidden = true;
     if (ticker === "") return;
+    const isKept = interval === "" || this.#intervals.length === 0 || this.#intervals.includes(interval);
+    if (!isKept) this.#refuse(interval);
     this.#checkInterval();
     this.draw();
     this.load();
@@ -137,13 +151,14 @@ export class Detail {
   /** The quote of some tickers has changed: perhaps of this one. */
   changed(quotes) {
     if (this.#ticker === "" || !Object.hasOwn(quotes, this.#ticker)) return;
-    this.draw();
-    if (this.#isLoaded) this.#follow();
+    this.#drawPaced();
+    if (this.#isLoaded) this.#followPaced();
     else if (by("plot-note").textContent.startsWith("No bars")) this.load();
   }
 
   /** Get the bar that is forming, and those that came after the last one known; one try at a time. */
   async #follow() {
+    if (this.#ticker === "" || !this.#isLoaded) return; // it was left meanwhile
     if (this.#isAsking) {
       this.#isBehind = true;
       return;
@@ -174,7 +189,7 @@ export class Detail {
       this.#isAsking = false;
       if (this.#isBehind) {
         this.#isBehind = false;
-        this.#follow();
+        this.#followPaced();
       }
     }
   }
@@ -201,26 +216,40 @@ export class Detail {
     if (badge.dataset.state !== state) badge.dataset.state = state;
     const words = row === undefined ? "unknown" : this.#market.words(row, now);
     text("detail-state", isOff ? (words === "live" ? "disconnected" : `${words}, disconnected`) : words);
-    text("detail-price", format.price(quote?.price));
+    const places = row === undefined ? 2 : this.#market.places(row);
+    text("detail-price", format.price(quote?.price, places));
     text("detail-currency", quote?.currency ?? "");
-    text("detail-change", quote === null || row.change == null ? "" : `${format.signed(row.change, quote.price)}  ${format.percent(row.ratio)}`);
+    text("detail-change", quote === null || row.change == null ? "" : `${format.signed(row.change, places)}  ${format.percent(row.ratio)}`);
     text("detail-when", this.#when(row, quote, now));
+    this.#hint(row);
     const trouble = row === undefined ? "" : row.failure;
     by("detail-trouble").hidden = trouble === "";
     text("detail-trouble", trouble === "" ? "" : `It fails${this.#tries(row)}: ${trouble}`);
     this.#facts([
-      ["Open", format.price(quote?.open)],
-      ["High", format.price(quote?.high)],
-      ["Low", format.price(quote?.low)],
-      ["Close before", format.price(quote?.prev_close)],
+      ["Open", format.price(quote?.open, places)],
+      ["High", format.price(quote?.high, places)],
+      ["Low", format.price(quote?.low, places)],
+      ["Close before", format.price(quote?.prev_close, places)],
       ["Volume", format.count(quote?.volume)],
       ["Source", quote?.source ?? format.NONE],
       ["Next attempt", this.#next(row, now)],
     ]);
   }
 
+  /** Symbols have capitals, and people forget them. */
+  #hint(row) {
+    const upper = this.#ticker.toUpperCase();
+    const isLike = row === undefined && this.#market.rows.has(upper);
+    by("detail-like").hidden = !isLike;
+    text("detail-like", isLike ? upper : "");
+    if (isLike) by("detail-like").href = `#${encodeURIComponent(upper)}`;
+  }
+
   #when(row, quote, now) {
-    if (row === undefined) return "The daemon has no such ticker.";
+    if (row === undefined) {
+      const isLike = this.#market.rows.has(this.#ticker.toUpperCase());
+      return isLike ? "The daemon has no such ticker, but it has " : "The daemon has no such ticker.";
+    }
     const opens = row.status?.market_opens_ms ?? 0;
     const closed = opens > now ? `Market closed until ${format.moment(opens)}. ` : "";
     if (quote === null) return `${closed}No value yet.`;
@@ -235,7 +264,7 @@ export class Detail {
 
   /** When it is asked for next: of one that does not exist, that is the end of its quarantine. */
   #next(row, now) {
-    if (row === undefined) return format.NONE;
+    if (row === undefined || this.#wire.state !== "live") return format.NONE;
     const at = row.status?.quarantined_until_ms ?? this.#market.nextMs(row);
     if (at === 0) return format.NONE;
     return at - now < SOON_MS ? "soon" : `in ${format.age(at - now)}`;
@@ -255,7 +284,7 @@ export class Detail {
     if (by("reading").dataset.way !== way) by("reading").dataset.way = way;
     const { open, high, low, close } = bar;
     const four = [["O", open], ["H", high], ["L", low], ["C", close]];
-    const said = four.map(([name, value]) => `${name}\u00a0${format.price(value)}`).join("  ");
+    const said = four.map(([name, value]) => `${name}\u00a0${format.price(value, this.#chart.places)}`).join("  ");
     text("reading", `${this.#chart.when(bar.time)}   ${said}   V\u00a0${format.volume(bar.volume)}`);
   }
 
@@ -266,7 +295,7 @@ export class Detail {
       "aria-label",
       last === undefined
         ? `${this.#ticker}: no bars`
-        : `${this.#ticker}, candles of ${history.interval}: ${bars.length} bars from ${this.#chart.when(bars[0].time)} to ${this.#chart.when(last.time)}, last close ${format.price(last.close)}. Plus and minus zoom, the arrows move.`,
+        : `${this.#ticker}, candles of ${history.interval}: ${bars.length} bars from ${this.#chart.when(bars[0].time)} to ${this.#chart.when(last.time)}, last close ${format.price(last.close, this.#chart.places)}. Plus and minus zoom, the arrows move.`,
     );
     this.#table();
   }
@@ -281,7 +310,7 @@ export class Detail {
         time.scope = "row";
         time.textContent = this.#chart.when(bar.time);
         row.append(time);
-        for (const value of [bar.open, bar.high, bar.low, bar.close]) row.insertCell().textContent = format.price(value);
+        for (const value of [bar.open, bar.high, bar.low, bar.close]) row.insertCell().textContent = format.price(value, this.#chart.places);
         row.insertCell().textContent = format.volume(bar.volume);
         return row;
       }),

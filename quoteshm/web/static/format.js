@@ -15,23 +15,34 @@ function digits(n) {
 }
 
 const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumSignificantDigits: 3 });
+const even = new Intl.NumberFormat(undefined, { notation: "compact", minimumSignificantDigits: 3, maximumSignificantDigits: 3 });
 const whole = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
 
-/** Decimals that suit a price: cents, and more for what costs less than one. */
-export function decimals(price) {
-  const size = Math.abs(price);
-  if (size >= 1 || size === 0) return 2;
-  return size >= 0.01 ? 4 : 6;
+const MOST_DECIMALS = 12;
+
+/**
+ * Decimals that suit prices that stand together: as many as they have, up to six digits that count
+ * (four of what costs less than one), and no fewer than cents.
+ */
+export function decimals(...prices) {
+  let most = 2;
+  for (const price of prices) {
+    if (price == null || price === 0) continue;
+    const [digits, power] = price.toExponential(Math.abs(price) >= 1 ? 5 : 3).split("e");
+    const [, places = ""] = digits.split(".");
+    most = Math.max(most, places.replace(/0+$/, "").length - Number(power));
+  }
+  return Math.min(most, MOST_DECIMALS);
 }
 
-export function price(value) {
-  return value == null ? NONE : digits(decimals(value)).format(value);
+export function price(value, places = decimals(value)) {
+  return value == null ? NONE : digits(places).format(value);
 }
 
-export function signed(value, like = value) {
+export function signed(value, places = decimals(value)) {
   if (value == null) return NONE;
-  const text = digits(decimals(like)).format(Math.abs(value));
-  if (Number(value.toFixed(decimals(like))) === 0) return text;
+  const text = digits(places).format(Math.abs(value));
+  if (Number(value.toFixed(places)) === 0) return text;
   return (value > 0 ? "+" : MINUS) + text;
 }
 
@@ -47,7 +58,8 @@ export function count(value) {
 }
 
 export function volume(value) {
-  return value == null ? NONE : compact.format(value);
+  if (value == null) return NONE;
+  return (value < 1000 ? compact : even).format(value); // 48.0M, so that it keeps its width
 }
 
 export function bytes(value) {
@@ -73,8 +85,9 @@ export function age(ms) {
   return `${Math.floor(seconds / 86400)} d`;
 }
 
-const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
-const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const time = { hour: "numeric", minute: "2-digit", second: "2-digit", timeZoneName: "short" };
+const clock = new Intl.DateTimeFormat(undefined, time);
+const full = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric", ...time });
 
 /** A moment: its time alone if it was within half a day, with its date otherwise. */
 export function moment(ms) {

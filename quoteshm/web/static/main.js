@@ -23,12 +23,13 @@ const wire = new Wire(url.href);
 const market = new Market();
 const sparklines = new Sparklines(wire, () => table.draw());
 const table = new Table({ market, sparklines, open: (ticker) => go(ticker, interval), say });
-const detail = new Detail({ market, wire, chose: go });
+const detail = new Detail({ market, wire, chose: go, missing: forgetInterval });
 const daemon = new Daemon({ market, wire });
 
 let link = { state: "connecting", why: "", retryAt: 0 };
 let everLive = false;
 let interval = "";
+let standing = ["", false]; // what the daemon's badge and the top of the page say
 let infoTimer = 0;
 let saying = 0;
 
@@ -119,14 +120,15 @@ function drawState() {
   const state = link.state;
   document.body.dataset.link = state;
   by("link").dataset.state = state;
-  const hasTrouble = state === "live" && (daemon.trouble() !== "" || (counts.valued > 0 && counts.stale === counts.valued));
-  by("link").dataset.trouble = String(hasTrouble);
-  text("link-word", hasTrouble ? (daemon.trouble() === "" ? "Live, all stale" : "Live, in trouble") : WORDS[state]);
+  standing = daemon.standing(counts);
+  const [word, isTrouble] = standing;
+  by("link").dataset.trouble = String(state === "live" && isTrouble);
+  text("link-word", state === "live" && word !== "" ? `${WORDS.live}, ${word}` : WORDS[state]);
   const info = daemon.info;
   text("from", info === null ? "" : `${info.source} · ${location.host}`);
   text("n-all", format.count(counts.all));
   text("n-stale", format.count(counts.stale));
-  text("n-broken", format.count(counts.broken));
+  text("n-failing", format.count(counts.failing));
   const isThere = counts.valued > 0;
   text("n-up", isThere ? format.count(counts.up) : format.NONE);
   text("n-down", isThere ? format.count(counts.down) : format.NONE);
@@ -176,10 +178,11 @@ function blankWords(counts) {
     return ["No tickers yet", why, ""];
   }
   const filter = by("filter").value.trim();
-  if (filter !== "") return ["No match", `No ticker has “${filter}” in it.`, "Clear the filter"];
   const show = document.querySelector("input[name=show]:checked").value;
+  const kind = show === "all" ? "" : `${show} `;
+  if (filter !== "") return ["No match", `No ${kind}ticker has “${filter}” in it.`, "Clear the filter"];
   if (show === "stale") return ["Nothing is stale", "Every value was confirmed within the freshness window.", "Show all"];
-  if (show === "broken") return ["Nothing is broken", "No ticker fails.", "Show all"];
+  if (show === "failing") return ["Nothing is failing", "No ticker has an error.", "Show all"];
   return ["", "", ""];
 }
 
@@ -205,9 +208,10 @@ function tick() {
   const rates = daemon.rates();
   text("rate", rates === null || link.state !== "live" ? format.NONE : format.count(rates.quotes));
   drawState();
-  daemon.draw(link.state === "live" ? rates : null);
+  daemon.draw(link.state === "live" ? rates : null, standing);
   detail.draw();
   table.changed();
+  table.look();
 }
 
 setInterval(tick, 1000);
@@ -249,11 +253,17 @@ function go(ticker, chosen) {
   else location.hash = wanted;
 }
 
+/** The address names bars that are not kept: it is to say what is shown. */
+function forgetInterval(ticker) {
+  history.replaceState(history.state, "", `#${encodeURIComponent(ticker)}`);
+  interval = "";
+}
+
 function leave() {
   const { ticker } = detail;
   const wasSheet = !by("daemon").hidden && document.body.dataset.sheet === "daemon";
   document.body.dataset.sheet = "";
-  if (location.hash !== "") history.replaceState(null, "", location.pathname + location.search);
+  if (location.hash !== "" || wasSheet) history.replaceState(null, "", location.pathname + location.search);
   showPlace();
   if (ticker !== "") table.activate(ticker);
   if (wasSheet && ticker === "") by("daemon-button").focus();
@@ -290,11 +300,20 @@ addEventListener("hashchange", showPlace);
 by("detail-close").addEventListener("click", leave);
 by("daemon-close").addEventListener("click", leave);
 by("daemon-button").addEventListener("click", () => {
-  if (location.hash !== "") history.replaceState(null, "", location.pathname + location.search);
+  // Back leads to where it was opened from, as it does from a ticker.
+  if (document.body.dataset.sheet !== "daemon") history.pushState({ sheet: "daemon" }, "", location.pathname + location.search);
   showPlace();
   document.body.dataset.sheet = "daemon";
   by("daemon").focus();
 });
+addEventListener("popstate", arrive);
+
+/** Show what the history says; where the page begins, that is what it was reloaded with. */
+function arrive() {
+  if (history.state?.sheet === "daemon") document.body.dataset.sheet = "daemon";
+  else if (document.body.dataset.sheet === "daemon") document.body.dataset.sheet = "";
+  showPlace();
+}
 
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -361,7 +380,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawTheme)
 // -- begin -------------------------------------------------------------------------------------
 
 drawTheme();
-showPlace();
+arrive();
 drawState();
 let kept = null;
 try {

@@ -1,6 +1,13 @@
 // What is known of the market: a row for each ticker, with or without a value. No DOM.
 
+import { decimals } from "./format.js";
+
 const BEYOND = Number.POSITIVE_INFINITY;
+
+/** What is known of a ticker. Of its decimals, `placed` says for which quote they are. */
+function rowOf(ticker) {
+  return { ticker, quote: null, failure: "", isWanted: false, status: null, change: null, ratio: null, places: 2, size: 0, placed: null };
+}
 
 export class Market {
   /** @type {Map<string, object>} */
@@ -27,7 +34,9 @@ export class Market {
       for (const row of this.rows.values()) row.quote = row.change = row.ratio = null;
       this.membership += 1;
     }
+    const { changes } = this;
     this.#apply(data.quotes);
+    this.changes = changes; // what was there already has not come at any pace
     this.#forgetEmpty();
   }
 
@@ -64,7 +73,7 @@ export class Market {
   }
 
   #add(ticker) {
-    const row = { ticker, quote: null, failure: "", isWanted: false, status: null, change: null, ratio: null };
+    const row = rowOf(ticker);
     this.rows.set(ticker, row);
     this.membership += 1;
     return row;
@@ -119,6 +128,22 @@ export class Market {
     if (latest > 0) this.#offset = Math.max(this.#offset, latest - ours);
   }
 
+  /**
+   * Decimals for the prices of a row, worked out for those that are looked at. They do not become
+   * fewer with a price that happens to be round, only with one of another size.
+   */
+  places(row) {
+    const { quote } = row;
+    if (row.placed === quote || quote === null) return row.places;
+    const { price, open, high, low, prev_close: before } = quote;
+    const size = price ? Math.floor(Math.log10(Math.abs(price))) : row.size;
+    const places = decimals(price, open, high, low, before);
+    row.places = size === row.size ? Math.max(row.places, places) : places;
+    row.size = size;
+    row.placed = quote;
+    return row.places;
+  }
+
   /** When a ticker is asked for next, by the daemon's clock; 0 where that is not known. */
   nextMs(row) {
     const wait = row.status?.next_attempt_s;
@@ -130,24 +155,27 @@ export class Market {
     return quote !== null && (quote.stale || now - quote.updated_ms > this.freshnessMs);
   }
 
-  /** The state of a row: one of live, stale, broken, waiting. */
+  /** Whether nobody asks for it, because its exchange is closed. */
+  isClosed(row, now) {
+    return (row.status?.market_opens_ms ?? 0) > now;
+  }
+
+  /** The state of a row: one of live, closed (its quote is stale, and why is known), stale, failing, waiting. */
   state(row, now) {
-    if (row.failure !== "") return "broken";
+    if (row.failure !== "") return "failing";
     if (row.quote === null) return "waiting";
-    return this.isStale(row, now) ? "stale" : "live";
+    if (!this.isStale(row, now)) return "live";
+    return this.isClosed(row, now) ? "closed" : "stale";
   }
 
   /** The same in words. */
   words(row, now) {
     const state = this.state(row, now);
-    if (state === "broken") {
-      return row.quote === null || !this.isStale(row, now) ? "failing" : "failing, stale";
-    }
-    return state;
+    return state === "failing" && this.isStale(row, now) ? "failing, stale" : state;
   }
 
   counts(now) {
-    const counts = { all: 0, valued: 0, up: 0, down: 0, flat: 0, stale: 0, broken: 0, waiting: 0 };
+    const counts = { all: 0, valued: 0, up: 0, down: 0, flat: 0, stale: 0, closed: 0, failing: 0, waiting: 0 };
     for (const row of this.rows.values()) {
       counts.all += 1;
       if (row.quote !== null) {
@@ -155,9 +183,12 @@ export class Market {
         if (row.change > 0) counts.up += 1;
         else if (row.change < 0) counts.down += 1;
         else if (row.change !== null) counts.flat += 1;
-        if (this.isStale(row, now)) counts.stale += 1;
+        if (this.isStale(row, now)) {
+          counts.stale += 1;
+          if (this.isClosed(row, now)) counts.closed += 1;
+        }
       } else if (row.failure === "") counts.waiting += 1;
-      if (row.failure !== "") counts.broken += 1;
+      if (row.failure !== "") counts.failing += 1;
     }
     return counts;
   }

@@ -4,6 +4,7 @@
 const LENGTH = 40;
 const AT_A_TIME = 4;
 const KEPT_MS = 300_000;
+const LEAST_MS = 5_000; // also where a new bar has begun since
 const WIDTH = 96;
 const HEIGHT = 24;
 const MOST_KEPT = 5_000;
@@ -11,7 +12,7 @@ const MOST_KEPT = 5_000;
 export class Sparklines {
   #wire;
   #changed;
-  #closes = new Map(); // ticker -> {closes, forming, at}
+  #closes = new Map(); // ticker -> {closes, forming, nextMs, quoteMs, at}
   #wishes = [];
   #asking = new Set();
 
@@ -21,13 +22,17 @@ export class Sparklines {
     this.#changed = changed;
   }
 
-  /** Say which tickers are on the screen now; others are not asked for any more. */
-  want(tickers) {
+  /** Say which rows are on the screen now; others are not asked for any more. */
+  want(rows) {
     const now = performance.now();
-    this.#wishes = tickers.filter((ticker) => {
+    const isDue = ({ ticker, quote }) => {
+      if (this.#asking.has(ticker)) return false;
       const known = this.#closes.get(ticker);
-      return (known === undefined || now - known.at > KEPT_MS) && !this.#asking.has(ticker);
-    });
+      if (known === undefined) return true;
+      const { ts_epoch_ms: at } = quote;
+      return now - known.at > (at >= known.nextMs && at > known.quoteMs ? LEAST_MS : KEPT_MS);
+    };
+    this.#wishes = rows.filter(isDue);
     this.#ask();
   }
 
@@ -42,23 +47,25 @@ export class Sparklines {
   #ask() {
     if (this.#wire.state !== "live") return;
     while (this.#asking.size < AT_A_TIME && this.#wishes.length > 0) {
-      const ticker = this.#wishes.shift();
+      const { ticker, quote } = this.#wishes.shift();
       this.#asking.add(ticker);
-      this.#fetch(ticker);
+      this.#fetch(ticker, quote?.ts_epoch_ms ?? 0);
     }
   }
 
-  async #fetch(ticker) {
+  async #fetch(ticker, quoteMs) {
     try {
       const bars = await this.#wire.request("get_history", { ticker, last: LENGTH });
       const closes = bars.close.filter((close) => close !== null);
       const forming = bars.forming && bars.close.at(-1) !== null;
-      this.#keep(ticker, { closes, forming, at: performance.now() });
+      const { time } = bars;
+      const nextMs = time.length < 2 ? Infinity : 2 * time.at(-1) - time.at(-2); // when the next bar begins
+      this.#keep(ticker, { closes, forming, nextMs, quoteMs, at: performance.now() });
       this.#changed(ticker);
     } catch (error) {
       // One without a history has no line; one that was cut off is asked for again.
       if (error.code !== "CLOSED") {
-        this.#keep(ticker, { closes: [], forming: false, at: performance.now() });
+        this.#keep(ticker, { closes: [], forming: false, nextMs: Infinity, quoteMs, at: performance.now() });
       }
     } finally {
       this.#asking.delete(ticker);

@@ -1,14 +1,22 @@
 // The market as a grid of rows, of which only those on the screen exist. What changes is written in
-// place, once a frame; the order is looked at again at most once a second, and not under a hand.
+// place, a few times a second; the order is looked at again at most once a second, and not under a hand.
 
 import * as format from "./format.js";
+import { paced } from "./pace.js";
 
 const BEYOND_VIEW = 6; // rows kept ready above and below
 const SETTLED_MS = 120;
 const REORDER_MS = 1_000;
 const HAND_OFF_MS = 1_500;
+const LIT_MS = 400; // how long a price that has moved is
+const LONG = 9; // characters of a price that take smaller ones
+const VERY_LONG = 10;
 const SVG = "http://www.w3.org/2000/svg";
-const STATES = { broken: 0, waiting: 1, stale: 2, live: 3 };
+const STATES = { failing: 0, waiting: 1, stale: 2, closed: 3, live: 4 };
+const REASONS = {
+  stale: "not confirmed within the freshness window",
+  closed: "its exchange is closed: this is the last value, and nobody asks for another",
+};
 
 const byName = new Intl.Collator("en", { numeric: true }).compare;
 
@@ -49,6 +57,8 @@ export class Table {
   #touchedAt = -Infinity;
   #settling = 0;
   #reordering = 0;
+  #unlighting = 0;
+  #drawPaced = paced(() => this.draw());
 
   constructor({ market, sparklines, open, say }) {
     this.#market = market;
@@ -102,11 +112,11 @@ export class Table {
     this.draw();
   }
 
-  /** Have what has changed written with the next frame. */
+  /** Have what has changed written soon. */
   changed() {
     if (this.#membership !== this.#market.membership) this.reorder();
     else if (this.#key !== "ticker" || this.#show !== "all") this.#reorderLater();
-    this.draw();
+    this.#drawPaced();
   }
 
   draw() {
@@ -177,7 +187,7 @@ export class Table {
     for (const row of this.#market.rows.values()) {
       if (this.#filter !== "" && !row.ticker.toUpperCase().includes(this.#filter)) continue;
       if (this.#show === "stale" && !this.#market.isStale(row, now)) continue;
-      if (this.#show === "broken" && row.failure === "") continue;
+      if (this.#show === "failing" && row.failure === "") continue;
       chosen.push(row);
     }
     if (this.#membership !== this.#market.membership || this.#names === undefined) {
@@ -258,14 +268,18 @@ export class Table {
     }
   }
 
+  /** Ask for the sparklines on the screen that are missing, or that time has gone past. */
+  look() {
+    const first = Math.floor(this.#grid.scrollTop / this.#height);
+    const count = Math.ceil(this.#grid.clientHeight / this.#height);
+    this.#sparklines.want(this.#order.slice(first, first + count).filter((row) => row.quote !== null));
+  }
+
   /** Once it stands still: ask for sparklines, and put the rows in order for those who hear them. */
   #settle() {
     clearTimeout(this.#settling);
     this.#settling = setTimeout(() => {
-      const first = Math.floor(this.#grid.scrollTop / this.#height);
-      const count = Math.ceil(this.#grid.clientHeight / this.#height);
-      const seen = this.#order.slice(first, first + count).filter((row) => row.quote !== null);
-      this.#sparklines.want(seen.map((row) => row.ticker));
+      this.look();
       const slots = this.#pool.toSorted((a, b) => a.index - b.index);
       const inOrder = slots.every((slot, i) => this.#body.children[i] === slot.element);
       if (!inOrder) this.#body.append(...slots.map((slot) => slot.element));
@@ -292,8 +306,15 @@ export class Table {
     const quote = row.quote;
     const state = this.#market.state(row, now);
     put(slot, "ticker", row.ticker);
-    put(slot, "price", format.price(quote?.price));
-    put(slot, "change", format.signed(row.change, quote?.price));
+    name(slot, "ticker", row.ticker); // a long one is cut
+    const places = this.#market.places(row);
+    const shown = format.price(quote?.price, places);
+    const change = format.signed(row.change, places);
+    const length = Math.max(shown.length, change.length);
+    put(slot, "price", shown);
+    put(slot, "change", change);
+    name(slot, "change", length > LONG ? change : "");
+    mark(slot, "long", length > VERY_LONG ? "very" : length > LONG ? "yes" : "no");
     put(slot, "ratio", format.percent(row.ratio));
     put(slot, "volume", format.volume(quote?.volume));
     put(slot, "age", quote === null ? format.NONE : format.age(now - quote.updated_ms));
@@ -312,18 +333,24 @@ export class Table {
       slot.opened = opened;
       element.setAttribute("aria-selected", String(opened));
     }
-    if (slot.failure !== row.failure) {
-      slot.failure = row.failure;
-      slot.cells.state.parentElement.title = row.failure;
-    }
+    name(slot, "state", row.failure || (REASONS[state] ?? ""));
     // A price that has moved is lit for a moment, one that has only come into view is not.
     const price = quote?.price ?? null;
     if (!isNew && price !== slot.price && price !== null && slot.price !== null) {
       mark(slot, "moved", price > slot.price ? "up" : "down");
-      slot.moves = !slot.moves;
-      mark(slot, "beat", slot.moves ? "a" : "b");
-    } else if (isNew) mark(slot, "moved", "no");
+      slot.movedAt = performance.now();
+      this.#unlightLater();
+    } else if (isNew) mark(slot, "moved", "new");
+    else if (performance.now() - slot.movedAt >= LIT_MS) mark(slot, "moved", "no");
     slot.price = price;
+  }
+
+  #unlightLater() {
+    if (this.#unlighting !== 0) return;
+    this.#unlighting = setTimeout(() => {
+      this.#unlighting = 0;
+      this.draw();
+    }, LIT_MS);
   }
 
   #makeRow(i) {
@@ -332,7 +359,7 @@ export class Table {
     element.id = `row-${i}`;
     element.setAttribute("role", "row");
     element.hidden = true;
-    const slot = { element, index: -1, row: null, price: null, opened: null, failure: "", path: "", moves: false, cells: {}, texts: {}, line: null };
+    const slot = { element, index: -1, row: null, price: null, opened: null, path: "", movedAt: -Infinity, cells: {}, texts: {}, titles: {}, line: null };
     COLUMNS.forEach((column, at) => {
       const cell = document.createElement("div");
       cell.className = `cell ${column.key}${column.number ? " number" : ""}`;
@@ -448,6 +475,13 @@ function put(slot, key, text) {
   if (slot.texts[key] === text) return;
   slot.texts[key] = text;
   slot.cells[key].firstChild.data = text;
+}
+
+/** Say what a pointer is told. */
+function name(slot, key, words) {
+  if ((slot.titles[key] ?? "") === words) return;
+  slot.titles[key] = words;
+  slot.cells[key].parentElement.title = words;
 }
 
 function mark(slot, key, value) {
