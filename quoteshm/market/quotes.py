@@ -15,6 +15,7 @@ import numpy as np
 from quoteshm.errors import REMOVED, UnknownTickerError
 from quoteshm.model import Quote, SnapshotState
 from quoteshm.shm import layout
+from quoteshm.shm.table import is_stale
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
@@ -130,7 +131,8 @@ class QuoteCache:
 
         """
         known, row = self._find(ticker)
-        return self._quote(known, row, stale=self._is_stale(row, self.clock.boot_ms()))
+        age_ms = self.clock.boot_ms() - row.updated_boot_ms
+        return self._quote(known, row, stale=is_stale(age_ms, self.writer.spec.freshness_ms))
 
     def body(self, ticker: str) -> bytes:
         """Give the quote of a ticker as JSON, encoded once for each change.
@@ -145,6 +147,8 @@ class QuoteCache:
 
     def dated_body(self, ticker: str) -> tuple[bytes, int]:
         """Give what `body` gives, and until when by the boot clock it is right without a commit.
+
+        That is when `is_stale` will tell something else.
 
         Raises
         ------
@@ -162,12 +166,12 @@ class QuoteCache:
 
     def snapshot(self, tickers: Iterable[str] | None = None) -> Snapshot:
         """Give the quotes of ``tickers``, or of all, at one epoch; each ticker counts once."""
-        now = self.clock.boot_ms()
+        now_ms, freshness_ms = self.clock.boot_ms(), self.writer.spec.freshness_ms
         found, missing = self._select(tickers)
-        quotes = {
-            known.symbol: self._quote(known, row, stale=self._is_stale(row, now))
-            for known, row in found
-        }
+        quotes = {}
+        for known, row in found:
+            stale = is_stale(now_ms - row.updated_boot_ms, freshness_ms)
+            quotes[known.symbol] = self._quote(known, row, stale=stale)
         return Snapshot(self.writer.epoch, quotes, missing)
 
     def bodies(self, tickers: Iterable[str] | None = None) -> tuple[dict[str, bytes], list[str]]:
@@ -202,12 +206,12 @@ class QuoteCache:
         """
         table, known = self._table[rows], self._known
         age_ms = self.clock.boot_ms() - table["updated_boot_ms"]
-        stale = (age_ms < 0) | (age_ms > self.writer.spec.freshness_ms)
+        stale = is_stale(age_ms, self.writer.spec.freshness_ms)
         quotes: dict[str, Quote | None] = {}
         places = zip(rows.tolist(), stale.tolist(), _ROW.iter_unpack(table.tobytes()), strict=True)
-        for place, is_stale, fields in places:
+        for place, too_old, fields in places:
             if fields[0] & _STATE == layout.PRESENT:
-                quotes[known[place].symbol] = self._quote(known[place], fields, stale=is_stale)
+                quotes[known[place].symbol] = self._quote(known[place], fields, stale=too_old)
             elif removed:
                 quotes[known[place].symbol] = None
         return _encode(quotes)
@@ -260,10 +264,6 @@ class QuoteCache:
             if row.flags & _STATE == layout.PRESENT:
                 yield known, row
 
-    def _is_stale(self, row: _Row, boot_ms: int) -> bool:
-        # As the reader: what was confirmed in the future was so before the machine started anew.
-        return not 0 <= boot_ms - row.updated_boot_ms <= self.writer.spec.freshness_ms
-
     def _quote(self, known: Ticker, row: tuple[Any, ...], *, stale: bool) -> Quote:
         _, ts_ms, open_, high, low, price, volume, prev_close, updated_ms, _, _ = row
         return Quote(
@@ -282,7 +282,7 @@ class QuoteCache:
         )
 
     def _body(self, known: Ticker, row: _Row, boot_ms: int) -> bytes:
-        stale = self._is_stale(row, boot_ms)
+        stale = is_stale(boot_ms - row.updated_boot_ms, self.writer.spec.freshness_ms)
         kept = self._bodies.get(known.symbol)
         if kept is not None and kept.changed_epoch == row.changed_epoch and kept.stale is stale:
             return kept.text

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from quoteshm.shm import layout
+from quoteshm.shm.table import is_stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,9 +80,9 @@ class DaemonStanding:
         if not count:
             return "nothing is published yet"
         age_ms = self._clock.boot_ms() - self._writer.quotes()["updated_boot_ms"]
-        is_stale = present & ((age_ms < 0) | (age_ms > self._writer.spec.freshness_ms))
-        stale = int(is_stale.sum())
-        closed = int(is_stale[self._writer.rows_of(self._refresh.closed)].sum())
+        old = present & is_stale(age_ms, self._writer.spec.freshness_ms)
+        stale = int(old.sum())
+        closed = int(old[self._writer.rows_of(self._refresh.closed)].sum())
         why = f" (market closed{'' if closed == stale else f' for {closed}'})" if closed else ""
         tickers = f"{count} ticker{'s' if count > 1 else ''}"
         if stale in {0, count}:

@@ -330,7 +330,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         if not (
             flags == _PRESENT
             and cells[_FRESHNESS] == attached.freshness_word
-            and 0.0 <= now_s - boot_ms * _S_PER_MS < attached.young_s
+            and 0.0 <= now_s - boot_ms * _S_PER_MS < attached.young_s  # surely not `is_stale`
         ):
             return self._quote(attached, attached.rows[ticker], fields)
         quote = Quote(
@@ -363,8 +363,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         if flags != _PRESENT:
             _check_flags(flags, fields[-1])
             raise UnknownTickerError(symbol, REMOVED if flags == layout.REMOVED_WORD else None)
-        age_ms = _boot_ms() - boot_ms
-        stale = not 0 <= age_ms <= attached.load_oldest()
+        stale = table.is_stale(_boot_ms() - boot_ms, attached.load_oldest())
         if stale:
             self._look_for_successor(attached)
         return Quote(

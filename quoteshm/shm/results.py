@@ -156,7 +156,7 @@ class Snapshot:
         """
         columns = np.ascontiguousarray(self._rows[rows, :_FIELDS_END].T)
         age_ms = self._taken_boot_ms - columns[_BOOT].view(np.int64)
-        return columns, (age_ms < 0) | (age_ms > self._oldest_ms)
+        return columns, table.is_stale(age_ms, self._oldest_ms)
 
     @property
     def tickers(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 
@@ -62,6 +62,18 @@ MOMENT: Final = slice(LAST_UPDATE, CHANGED + 1)
 EPOCH, UPDATED, BEGUN = (
     layout.word(layout.ENTRY, name) for name in ("epoch", "last_update_ms", "rewrites_begun")
 )
+
+
+@overload
+def is_stale(age_ms: int, freshness_ms: int) -> bool: ...
+@overload
+def is_stale(age_ms: NDArray[np.int64], freshness_ms: int) -> NDArray[np.bool_]: ...
+def is_stale(age_ms: int | NDArray[np.int64], freshness_ms: int) -> bool | NDArray[np.bool_]:
+    """Tell whether quotes are stale, by how long ago they were confirmed on the boot clock.
+
+    What was confirmed in the future was so before the machine started anew.
+    """
+    return (age_ms < 0) | (age_ms > freshness_ms)
 
 
 def part(rows: NDArray[Any], words: slice) -> NDArray[np.void]:
