@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from quoteshm.shm.writer import SegmentWriter
 
 _EVER: Final = 1 << 62
-_STATE: Final = layout.PRESENT | layout.REMOVED
+_PRESENT: Final = layout.PRESENT_WORD
 _FRONT: Final = struct.Struct(layout.QUOTE_FORMAT)
 # A whole row, the unused end of it skipped: what `iter_unpack` steps over.
 _ROW: Final = struct.Struct(f"{layout.QUOTE_FORMAT}{layout.ROW_NBYTES - _FRONT.size}x")
@@ -102,7 +102,7 @@ class QuoteCache:
     def tickers(self) -> list[str]:
         """Give the tickers that have a published value, sorted; the list is the caller's."""
         self._refresh()
-        present = (self._table["flags"] & _STATE) == layout.PRESENT
+        present = self.writer.present()
         key = present.tobytes()
         if key != self._listed[0]:
             places = zip(self._known, present.tolist(), strict=False)
@@ -210,7 +210,7 @@ class QuoteCache:
         quotes: dict[str, Quote | None] = {}
         places = zip(rows.tolist(), stale.tolist(), _ROW.iter_unpack(table.tobytes()), strict=True)
         for place, too_old, fields in places:
-            if fields[0] & _STATE == layout.PRESENT:
+            if fields[0] == _PRESENT:
                 quotes[known[place].symbol] = self._quote(known[place], fields, stale=too_old)
             elif removed:
                 quotes[known[place].symbol] = None
@@ -230,10 +230,10 @@ class QuoteCache:
         # A ticker that was enlisted after the last commit has no row yet.
         if place is not None and place < len(self._table):
             row = _Row._make(_FRONT.unpack_from(self._bytes, place * layout.ROW_NBYTES))
-            if row.flags & _STATE == layout.PRESENT:
+            if row.flags == _PRESENT:
                 return self._known[place], row
         reason = self.failures.get(ticker)
-        is_removed = place is not None and self._is_removed(place)
+        is_removed = place is not None and self.writer.is_removed(place)
         if reason is None and (ticker in self.wanted or (place is not None and not is_removed)):
             reason = "not fetched yet"
         if reason is None and is_removed:
@@ -242,9 +242,6 @@ class QuoteCache:
         if reason is None and ticker.upper() in self.writer.row_of:
             instead = ticker.upper()
         raise UnknownTickerError(ticker, reason, instead=instead)
-
-    def _is_removed(self, place: int) -> bool:
-        return place < len(self._table) and bool(self._table["flags"][place] & layout.REMOVED)
 
     def _select(self, tickers: Iterable[str] | None) -> tuple[list[tuple[Ticker, _Row]], list[str]]:
         if tickers is None:
@@ -261,7 +258,7 @@ class QuoteCache:
         self._refresh()
         rows = map(_Row._make, _ROW.iter_unpack(self._bytes))
         for known, row in zip(self._known, rows, strict=False):
-            if row.flags & _STATE == layout.PRESENT:
+            if row.flags == _PRESENT:
                 yield known, row
 
     def _quote(self, known: Ticker, row: tuple[Any, ...], *, stale: bool) -> Quote:

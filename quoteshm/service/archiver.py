@@ -268,7 +268,7 @@ class ArchiveService(Service):
         emptied = changed & (standing[:, _COUNT] == 0)
         if emptied.any():
             saved.state[emptied], saved.closed_ms[emptied] = standing[emptied], NEVER
-        changed &= ~emptied & ((self.writer.quotes()["flags"] & layout.REMOVED) == 0)
+        changed &= ~emptied & ~self.writer.removed()
         if wait:
             wait_s = INTRADAY_S if kind.is_intraday else SERIES_S
             changed &= saved.at_s <= self._now_s() - wait_s
@@ -300,7 +300,7 @@ class ArchiveService(Service):
     def _copied_market(self) -> MarketRecord:
         """Copy the quotes, and the forming bars of the series whose files are up to date."""
         quotes, tickers = self.writer.quotes(), self.writer.tickers
-        rows = np.flatnonzero(quotes["flags"] == layout.PRESENT)
+        rows = np.flatnonzero(self.writer.present())
         forming = {}
         for interval, saved in self._saved.items():
             series, standing = self.writer.series(interval)[rows], self._standing(interval)

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
-from quoteshm.shm import layout
 from quoteshm.shm.table import is_stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from numpy.typing import NDArray
 
     from quoteshm.clock import Clock
     from quoteshm.service.refresh import RefreshService
@@ -20,7 +15,6 @@ if TYPE_CHECKING:
 
 #: A heartbeat that is older is none: readers call the writer hung then.
 HEARTBEAT_OLD_S: Final = 5.0
-_STATE: Final = layout.PRESENT | layout.REMOVED
 
 
 class DaemonStanding:
@@ -49,7 +43,7 @@ class DaemonStanding:
 
     def is_published(self) -> bool:
         """Tell whether any ticker has a value, of this daemon's or of a segment it adopted."""
-        return bool(self._present().any())
+        return bool(self._writer.present().any())
 
     def unwell(self) -> str | None:
         """Give the reason why the daemon is not to be taken for alive, if there is one."""
@@ -75,7 +69,7 @@ class DaemonStanding:
         return "; ".join(told)
 
     def _freshness(self) -> str:
-        present = self._present()
+        present = self._writer.present()
         count = int(present.sum())
         if not count:
             return "nothing is published yet"
@@ -88,7 +82,3 @@ class DaemonStanding:
         if stale in {0, count}:
             return f"{tickers}, {'all ' if count > 1 else ''}{'stale' if stale else 'fresh'}{why}"
         return f"{tickers}, {count - stale} fresh, {stale} stale{why}"
-
-    def _present(self) -> NDArray[np.bool_]:
-        present: NDArray[np.bool_] = (self._writer.quotes()["flags"] & _STATE) == layout.PRESENT
-        return present

@@ -192,17 +192,14 @@ class WarmStart:
                 lacking.append(_Lacking(symbol, intervals))
         return lacking
 
-    def _flags(self, symbol: str) -> int:
-        row, quotes = self.writer.row_of.get(symbol), self.writer.quotes()
-        return 0 if row is None or row >= len(quotes) else int(quotes["flags"][row])
-
     def _is_present(self, symbol: str) -> bool:
-        return self._flags(symbol) == layout.PRESENT
+        row = self.writer.row_of.get(symbol)
+        return row is not None and self.writer.is_present(row)
 
     def _lacks(self, symbol: str, interval: str) -> bool:
         """Tell whether a series has no bar; a removed ticker's is taken for none."""
         row, series = self.writer.row_of.get(symbol), self.writer.series(interval)
-        if row is None or row >= len(series) or self._flags(symbol) & layout.REMOVED:
+        if row is None or row >= len(series) or self.writer.is_removed(row):
             return True
         return not series["count"][row] and not int(series["flags"][row]) & layout.HAS_FORMING
 

@@ -389,6 +389,32 @@ class SegmentWriter:
         view.flags.writeable = False
         return view
 
+    def present(self) -> NDArray[np.bool_]:
+        """Tell which of all counted tickers have a published value."""
+        present: NDArray[np.bool_] = self._flags() == layout.PRESENT_WORD
+        return present
+
+    def removed(self) -> NDArray[np.bool_]:
+        """Tell which of all counted tickers are removed."""
+        removed: NDArray[np.bool_] = self._flags() == layout.REMOVED_WORD
+        return removed
+
+    def _flags(self) -> Words:
+        stable = self._back ^ 1
+        return self._map.quotes[stable][: self._map.ticker_count(stable), table.FLAGS]
+
+    def is_present(self, row: int) -> bool:
+        """Tell whether a ticker has a published value; one that was just enlisted has none."""
+        return self._flags_of(row) == layout.PRESENT_WORD
+
+    def is_removed(self, row: int) -> bool:
+        """Tell whether a ticker is removed."""
+        return self._flags_of(row) == layout.REMOVED_WORD
+
+    def _flags_of(self, row: int) -> int:
+        flags = self._flags()
+        return int(flags[row]) if row < len(flags) else 0
+
     def quote_of(self, row: int) -> tuple[float, ...] | None:
         """Give open, high, low, price, volume and previous close of a row's stable quote.
 
@@ -488,7 +514,7 @@ class SegmentWriter:
             self._row_of[ticker.symbol] = row
         rows = np.array([self._row_of[ticker.symbol] for ticker in wanted], np.intp)
         flags = self._map.quotes[self._back ^ 1][rows, table.FLAGS]
-        self._revived.update(rows[(flags & layout.REMOVED) != 0].tolist())
+        self._revived.update(rows[flags == layout.REMOVED_WORD].tolist())
         return rows
 
     # -- publishing --------------------------------------------------------------------------
@@ -602,8 +628,8 @@ class SegmentWriter:
         tickers, row_of = self._tickers, self._row_of
         self._adopt()
         self._tickers, self._row_of = tickers, row_of  # those enlisted stay so
-        flags = self._map.quotes[self._back ^ 1][:, table.FLAGS]  # the commit may be in force
-        self._revived = {row for row in self._revived if int(flags[row]) & layout.REMOVED}
+        # The commit may be in force.
+        self._revived = {row for row in self._revived if self.is_removed(row)}
 
     def _commit_one(self, one: Single) -> None:
         """Make the stores of one tick: what `_commit` does, on two rows."""

@@ -18,7 +18,6 @@ from twisted.scripts import twistd
 
 from quoteshm.model import Bars, SeriesKind, Ticker
 from quoteshm.service import daemon, making, refresh
-from quoteshm.shm import layout
 from quoteshm.sources.base import LastPrice, Series, Source, TickerBars, TickerTicks
 from tests.campaigns import stamped, steps
 from tests.campaigns.stamped import CORE, LEDGER
@@ -176,7 +175,7 @@ class Stamped(Source):
 def _published(wanted: Sequence[Request]) -> dict[tuple[str, str], tuple[int, float]]:
     """Give the place and the stamp of each newest bar; also where the daemon asks for it anew."""
     writer = cast("Publisher", cast("MethodType", wanted[0].known).__self__).writer
-    removed = (writer.quotes()["flags"] & layout.REMOVED) != 0
+    removed = writer.removed()
     found = {}
     for request, kind in itertools.product(wanted, wanted[0].kinds):
         row, rows = writer.row_of.get(request.ticker), writer.series(kind.interval)

@@ -520,6 +520,21 @@ def test_a_removed_ticker_is_gone_and_comes_back_without_its_past(market: Market
         assert len(reader.get_stock("AAPL", "1m")) == 0
 
 
+def test_a_ticker_is_present_removed_or_neither(market: Market) -> None:
+    """Neither, as long as nothing was published of it: before its first commit, and after it."""
+    writer = market.writer
+    market.publish(removed=[1])
+    row = int(writer.enlist([Ticker("NEW")])[0])
+    assert writer.present().tolist() == [True, False, True]
+    assert writer.removed().tolist() == [False, True, False]
+    assert [writer.is_present(row) for row in range(4)] == [True, False, True, False]
+    assert [writer.is_removed(row) for row in range(4)] == [False, True, False, False]
+    market.publish(ticks=[tick(at(row), 1, 1.0)])
+    assert writer.present().tolist() == [True, False, True, False]
+    assert not writer.is_present(row)
+    assert not writer.is_removed(row)
+
+
 # -- faults in the middle of a commit --------------------------------------------------------
 
 
