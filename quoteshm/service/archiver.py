@@ -25,7 +25,7 @@ from quoteshm.market.archive import NEVER, Archive, FormingBars, MarketRecord, R
 from quoteshm.model import FIELDS, SeriesKind
 from quoteshm.service.warm_start import GROUP_BARS, GROUP_TICKERS, Run, WarmStart
 from quoteshm.shm import layout
-from quoteshm.shm.segment import WriterLock
+from quoteshm.shm.lock import WriterLock
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from quoteshm.errors import CorruptSegmentError
 from quoteshm.model import Quote
-from quoteshm.shm import layout, segment
+from quoteshm.shm import checks, files, layout, lock, segment
 from quoteshm.shm.layout import KindGeometry
 from quoteshm.shm.listing import Listings
 from quoteshm.shm.series import Indexes, Series
@@ -84,7 +84,7 @@ class Attachment:
     def is_written(self) -> bool:
         """Tell whether a writer holds its lock."""
         with contextlib.suppress(OSError):
-            return segment.is_locked(self.fd.number)
+            return lock.is_locked(self.fd.number)
         return False
 
     def load_oldest(self) -> int:
@@ -97,7 +97,7 @@ class Attachment:
         return self.oldest_ms
 
     def _oldest_ms(self, word: int) -> int:
-        freshness_ms = segment.freshness_of(word)
+        freshness_ms = checks.freshness_of(word)
         return _NEVER_FRESH if self._is_ageless else freshness_ms
 
     def epoch(self) -> int:
@@ -110,7 +110,7 @@ class Attachment:
     def ticker_count(self, buffer: int) -> int:
         """Load the count of tickers that a buffer tells of."""
         word: int = self.cells[self.geometry.buffer_offsets[buffer] // 8]
-        return segment.count_of(word, self.geometry.max_tickers)
+        return checks.count_of(word, self.geometry.max_tickers)
 
     def quote_row(self, buffer: int, row: int) -> tuple[Any, ...]:
         """Load a quote row, the fields of `layout.QUOTE_FORMAT`."""
@@ -158,7 +158,7 @@ class Attachment:
         """Read the directory rows that are new; rows that count never change."""
         with self._learning:
             known = len(self.tickers)
-            fresh = segment.tickers_of(self.map, known, count)
+            fresh = checks.tickers_of(self.map, known, count)
             self.tickers += fresh
             self.rows.update((ticker.symbol, known + i) for i, ticker in enumerate(fresh))
 
@@ -174,4 +174,4 @@ class _Fd:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        weakref.finalize(self, segment.close_fd, number)
+        weakref.finalize(self, files.close_fd, number)

@@ -37,10 +37,7 @@ from typing import TYPE_CHECKING, Final
 from quoteshm.errors import ReadTimeoutError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Words = NDArray[np.uint64]
+    from quoteshm.shm.views import Words
 
 #: How far the epoch may have moved on from the even one that a read began with.
 EPOCH_SLACK: Final = 2

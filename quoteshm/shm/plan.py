@@ -18,14 +18,14 @@ from quoteshm.model import Bars, Ticker
 from quoteshm.shm import latch, layout, table
 from quoteshm.shm.batch import Batch, History, Quotes, Ticks
 from quoteshm.shm.layout import KindGeometry
-from quoteshm.shm.segment import SegmentMap
+from quoteshm.shm.views import SegmentMap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quoteshm.clock import Clock
     from quoteshm.shm.batch import Rows
-    from quoteshm.shm.segment import Words
+    from quoteshm.shm.views import Words
 
 _ONE: Final = np.uint64(1)
 _INT64: Final = np.dtype(np.int64)

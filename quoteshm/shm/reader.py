@@ -36,7 +36,18 @@ from quoteshm.errors import (
     UnknownTickerError,
 )
 from quoteshm.model import FIELDS, Quote, SnapshotState, several
-from quoteshm.shm import discovery, futex, latch, layout, panel, segment, table
+from quoteshm.shm import (
+    checks,
+    discovery,
+    files,
+    futex,
+    latch,
+    layout,
+    lock,
+    panel,
+    segment,
+    table,
+)
 from quoteshm.shm.attachment import KNOWN_S, Attachment
 from quoteshm.shm.classic import Entry, EntryHeader
 from quoteshm.shm.fence import fences, ordered
@@ -51,7 +62,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from quoteshm.shm.segment import Words
+    from quoteshm.shm.views import Words
 
 T = TypeVar("T")
 WriterStatus = Literal["live", "hung", "dead", "closed"]
@@ -153,7 +164,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             raise
         path = Path(shm_dir or directory) / name
         mapped, fd = segment.attach(path)
-        segment.close_fd(fd)
+        files.close_fd(fd)
         found = bytes(mapped.superblock["instance"]).hex()
         if found == instance:
             return path, None
@@ -226,7 +237,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             if os.fstat(attached.fd.number).st_nlink:
                 return
             age_ms = now_ms - int(attached.map.superblock["heartbeat_boot_ms"])
-            if not 0 <= age_ms <= _HUNG_AFTER_MS or not segment.is_locked(attached.fd.number):
+            if not 0 <= age_ms <= _HUNG_AFTER_MS or not lock.is_locked(attached.fd.number):
                 self._attached = None
 
     def _after_fork(self) -> None:
@@ -397,7 +408,7 @@ class StockDataReader(Mapping[str, "Entry"]):
 
         attached, epoch, (count, last_update_ms, rows) = self._read(load)
         attached.learn(count)
-        segment.check_flags(rows[:, _STATES])
+        checks.check_flags(rows[:, _STATES])
         return Snapshot(
             epoch,
             last_update_ms,
@@ -632,7 +643,7 @@ class StockDataReader(Mapping[str, "Entry"]):
 
         attached, _, (states, series) = self._read(load, tries)
         attached.learn(len(states))
-        segment.check_flags(states)
+        checks.check_flags(states)
         present = {
             attached.tickers[row].symbol: row
             for row in np.flatnonzero(states[:, 0] == _PRESENT).tolist()
@@ -698,7 +709,7 @@ class StockDataReader(Mapping[str, "Entry"]):
                 return "closed"
             self._look_for_successor(attached)
             with contextlib.suppress(OSError):  # then its heartbeat tells
-                if not segment.is_locked(attached.fd.number):
+                if not lock.is_locked(attached.fd.number):
                     return "dead"
             age_ms = _boot_ms() - int(attached.map.superblock["heartbeat_boot_ms"])
         except (SegmentError, RequestError, OSError):
@@ -714,7 +725,7 @@ class StockDataReader(Mapping[str, "Entry"]):
     def info(self) -> SegmentInfo:
         """What the segment holds, who writes it, and since when."""
         attached, _, count = self._read(Attachment.ticker_count)
-        segment.check_superblock(attached.path, attached.map.head, attached.geometry.size)
+        checks.check_superblock(attached.path, attached.map.head, attached.geometry.size)
         block = attached.map.superblock
         return SegmentInfo(
             attached.path,
@@ -723,7 +734,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             int(block["size"]),
             attached.source,
             bytes(block["adjustment"]).decode(errors="replace"),
-            segment.freshness_of(attached.cells[_FRESHNESS]),
+            checks.freshness_of(attached.cells[_FRESHNESS]),
             int(block["created_ms"]),
             int(block["writer_pid"]),
             attached.geometry.max_tickers,
@@ -792,7 +803,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _check_flags(flags: int, changed_epoch: int) -> None:
-    segment.check_flags(np.array([[flags, changed_epoch]], np.uint64))
+    checks.check_flags(np.array([[flags, changed_epoch]], np.uint64))
 
 
 def _checked_last(last: int | None) -> int | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from quoteshm.model import Bars
     from quoteshm.shm.listing import Listing, Listings
-    from quoteshm.shm.segment import Words
+    from quoteshm.shm.views import Words
 
 #: Words of a quote row, by their names in a frame.
 _PRICES: Final = {

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from quoteshm.model import Ticker
     from quoteshm.shm.layout import KindGeometry
-    from quoteshm.shm.segment import SegmentMap, Words
+    from quoteshm.shm.views import SegmentMap, Words
 
     #: What an index is of: what the row says of its bars, the forming one's time or none, and the
     #: first of the closed bars that are in it.

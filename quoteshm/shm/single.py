@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from quoteshm.clock import Clock
     from quoteshm.shm.batch import Rows
-    from quoteshm.shm.segment import SegmentMap
+    from quoteshm.shm.views import SegmentMap
 
 #: What a tick changes: the kind and the row of a series, and whether the row of quotes as well.
 Place = tuple[int, int, bool]

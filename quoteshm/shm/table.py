@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from quoteshm.shm.batch import Rows
-    from quoteshm.shm.segment import SegmentMap, Words
+    from quoteshm.shm.views import SegmentMap, Words
 
 # Columns of rows that are seen as words.
 FLAGS: Final = layout.word(layout.QUOTE_ROW, "flags")

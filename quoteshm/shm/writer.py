@@ -32,18 +32,20 @@ from quoteshm.errors import (
     UnknownIntervalError,
 )
 from quoteshm.model import Bars, Ticker
-from quoteshm.shm import latch, layout, segment, table
+from quoteshm.shm import checks, files, latch, layout, segment, table
 from quoteshm.shm.batch import Batch, Ticks
 from quoteshm.shm.fence import fences
 from quoteshm.shm.futex import waker
 from quoteshm.shm.layout import Geometry, KindGeometry
+from quoteshm.shm.lock import OwnedFd, WriterLock, lock_segment
 from quoteshm.shm.plan import Plan, Planner, RowStores, Seen, SeriesPlan
-from quoteshm.shm.segment import OwnedFd, SegmentMap, SegmentSpec, WriterLock
+from quoteshm.shm.segment import SegmentSpec
 from quoteshm.shm.single import Place, Single, SinglePath, batch_of, said
+from quoteshm.shm.views import SegmentMap
 
 if TYPE_CHECKING:
     from quoteshm.clock import Clock
-    from quoteshm.shm.segment import Words
+    from quoteshm.shm.views import Words
 
 Items = NDArray[np.void]
 #: Rows that the last commit changed, and whether it wrote only what a tick changes.
@@ -129,9 +131,9 @@ class SegmentWriter:
         try:
             mapped, fd = segment.open_own(spec.path)
             try:
-                segment.check_rows(mapped)
+                checks.check_rows(mapped)
             except BaseException:
-                segment.close_fd(fd)
+                files.close_fd(fd)
                 damaged = mapped
                 raise
         except SegmentNotFoundError:
@@ -250,13 +252,13 @@ class SegmentWriter:
         for entries in self._map.entries:
             entries.view(layout.ENTRY)["writer_pid"] = os.getpid()
         if self._fd is not None:
-            segment.lock_segment(self._fd.number)
+            lock_segment(self._fd.number)
         self._read_directory()
         self.heartbeat()
 
     def _read_directory(self) -> None:
         count = self._map.ticker_count(self._back ^ 1)
-        self._tickers = segment.tickers_of(self._map, 0, count)
+        self._tickers = checks.tickers_of(self._map, 0, count)
         self._row_of = {ticker.symbol: row for row, ticker in enumerate(self._tickers)}
 
     def close(self, *, unlink: bool = True) -> None:
@@ -293,7 +295,7 @@ class SegmentWriter:
         block["heartbeat_ms"] = self._clock.wall_ms()
         block["heartbeat_boot_ms"] = self._clock.boot_ms()
         if self._fd is not None:
-            segment.lock_segment(self._fd.number)  # a reader's own lock may have been in the way
+            lock_segment(self._fd.number)  # a reader's own lock may have been in the way
 
     def _check_open(self) -> None:
         """Refuse to write once the lock is gone: the segment may be another writer's by now."""
@@ -727,7 +729,7 @@ class SegmentWriter:
                 segment.publish(new, spec.path)
         except BaseException:
             if new_fd is not None:
-                segment.close_fd(new_fd)
+                files.close_fd(new_fd)
                 segment.reclaim(spec.path)
             raise
         self.spec = spec

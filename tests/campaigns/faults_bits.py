@@ -37,9 +37,10 @@ from quoteshm.errors import (
     UnknownTickerError,
 )
 from quoteshm.model import MINUTE_MS, Bars, Quote, SeriesKind, Ticker
-from quoteshm.shm import layout, reader, segment
+from quoteshm.shm import layout, reader
 from quoteshm.shm.batch import Batch, History
 from quoteshm.shm.reader import StockDataReader
+from quoteshm.shm.views import SegmentMap
 from quoteshm.shm.writer import SegmentWriter
 from tests.campaigns.faults_child import Note, in_child
 from tests.campaigns.report import ViolationError, check
@@ -228,7 +229,7 @@ def _image(path: Path) -> tuple[tuple[tuple[int, bytes], ...], int]:
     return tuple(parts), size
 
 
-def fields(mapped: segment.SegmentMap) -> Iterator[Field]:
+def fields(mapped: SegmentMap) -> Iterator[Field]:
     """Name every structural field of a segment."""
     g = mapped.geometry
     yield from _fields("superblock", layout.SUPERBLOCK, -1, 0)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from quoteshm.shm import segment, writer
-from quoteshm.shm.segment import WriterLock
+from quoteshm.shm.lock import WriterLock
 from quoteshm.shm.single import SinglePath
 from quoteshm.shm.writer import SegmentWriter
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from quoteshm.errors import HalfMadeError
-from quoteshm.shm import layout, segment
+from quoteshm.shm import checks, layout
 from quoteshm.shm.reader import StockDataReader
 from quoteshm.shm.writer import SegmentWriter
 from tests.campaigns import faults_bits as bits
@@ -37,7 +37,7 @@ def test_a_reader_that_believes_anything_is_seen(
     word = field(scene, "quote.flags")._replace(nbytes=8)
     case = ((word, bytes(8)),)
     assert bits._read_case(scene, case, 0)[0] == bits.ERROR
-    monkeypatch.setattr(segment, "check_flags", believe)
+    monkeypatch.setattr(checks, "check_flags", believe)
     verdict, why = bits._read_case(scene, case, 0)
     assert verdict == bits.WRONG
     assert "quote.flags of row 0" in why

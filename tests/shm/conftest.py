@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from quoteshm.model import Ticker
-from tests.shm.helpers import Market
+from tests.shm.helpers import AAPL, IBM, SONY, Market, at, make_bars, make_quotes, tick
+from tests.small_disk import NoMountError
+from tests.small_disk import small_disk as small
 
 MakeMarket = Callable[..., Market]
 
@@ -26,3 +28,24 @@ def make_market(tmp_path: Path) -> Generator[MakeMarket]:
     yield make
     for market in made:
         market.stop()
+
+
+@pytest.fixture
+def kept(make_market: MakeMarket) -> Path:
+    """Leave a good segment, with history in it, behind a writer that has died."""
+    market = make_market([AAPL, IBM, SONY])
+    market.replace_bars(0, make_bars(0, 8))
+    market.publish(ticks=[tick(slice(0, 3), 9, 50.0)])
+    market.publish(ticks=[tick(slice(0, 3), 10, 51.0)], quotes=[make_quotes(at(1), 5.0)])
+    market.die()
+    return market.path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Generator[Path]:
+    """Mount a tmpfs of one megabyte."""
+    try:
+        with small(tmp_path / "full") as place:
+            yield place
+    except NoMountError as error:
+        pytest.skip(str(error))

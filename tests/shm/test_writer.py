@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from quoteshm.errors import BatchError, SegmentError, UnknownIntervalError
 from quoteshm.model import DAY_MS, Bars, SeriesKind, Ticker
-from quoteshm.shm import layout, segment, table
+from quoteshm.shm import layout, lock, table
 from quoteshm.shm.batch import Batch, History, Quotes, Ticks
 from quoteshm.shm.plan import Seen
 from quoteshm.shm.reader import StockDataReader
@@ -489,7 +489,7 @@ def test_more_tickers_than_there_is_room_for_make_a_larger_segment(market: Marke
     assert view.intact
     assert len(view.frame) == 7
     assert reader["IBM"]["header"]["epoch"] % 2 == 0
-    assert segment.is_locked(reader._attachment().fd.number)
+    assert lock.is_locked(reader._attachment().fd.number)
     assert market.restart(max_tickers=4).adopted
     assert market.writer.spec.max_tickers == 9
 
