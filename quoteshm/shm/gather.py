@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quoteshm.errors import CorruptSegmentError
 from quoteshm.model import FIELDS
 from quoteshm.shm import layout, panel
+from quoteshm.shm.checks import check_series
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,19 +50,10 @@ def gather(  # noqa: PLR0913, PLR0917  the parts of one read
     CorruptSegmentError
 
     """
+    check_series(kind, series)
     forming = (series["flags"] & layout.HAS_FORMING) != 0
     start, count = (series[name].astype(np.intp) for name in ("start", "count"))
     block = (series["rewrites"] & 1).astype(np.intp)
-    backed = (series["flags"] & layout.backed(series["rewrites"])) != 0
-    sound = (series["count"] <= kind.kind.capacity) & (series["start"] <= kind.rows)
-    sound &= (start + count <= kind.rows) & (backed | (count == 0))
-    checks = layout.series_checks(series.view(np.uint64).reshape(-1, layout.ROW_WORDS))
-    sound &= series["check"] == checks
-    if not sound.all():
-        found = series[~sound][0]
-        where = f"{found['start']} + {found['count']}, flags {found['flags']}"
-        expected = f"<= {kind.rows}, in a backed block, with the check of these"
-        raise CorruptSegmentError("start + count", where, expected)
     kept = count if last is None else np.minimum(count, last - forming)
     base = (2 * rows + block) * (kind.block_nbytes // 8) + start + count - kept
     values_of = attached.map.float_blocks[kind.index]

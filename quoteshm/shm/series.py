@@ -112,6 +112,7 @@ class Series:
         said = series[:4] + series[-1:]
         if (known := self._closed) is not None and known.said == said:
             return known
+        # As `checks.check_series`, of one row.
         kind, start, count = self.kind, series.start, series.held
         block = series.rewrites & 1
         if not series.is_sound:
