@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from quoteshm.errors import CorruptSegmentError
 from quoteshm.model import Quote
-from quoteshm.shm import checks, files, layout, lock, segment
+from quoteshm.shm import checks, files, layout, lock, segment, table
 from quoteshm.shm.layout import KindGeometry
 from quoteshm.shm.listing import Listings
 from quoteshm.shm.series import Indexes, Series
@@ -112,6 +112,12 @@ class Attachment:
         word: int = self.cells[self.geometry.buffer_offsets[buffer] // 8]
         return checks.count_of(word, self.geometry.max_tickers)
 
+    def last_update_ms(self, buffer: int) -> int:
+        """Load when the newest batch that a buffer tells of was confirmed."""
+        header = self.geometry.buffer_offsets[buffer] // 8
+        last_update_ms: int = self.cells[header + table.NEWEST_UPDATE]
+        return last_update_ms
+
     def quote_row(self, buffer: int, row: int) -> tuple[Any, ...]:
         """Load a quote row, the fields of `layout.QUOTE_FORMAT`."""
         return self.load_row(self.buffer, self.quote_offsets[buffer] + row * layout.ROW_NBYTES)
@@ -127,7 +133,7 @@ class Attachment:
 
     def begun_of(self, kind: KindGeometry, rows: NDArray[np.intp]) -> NDArray[np.uint64]:
         """Load the same of many series, shape (n,)."""
-        words = self.map.entry_word(kind.index, 0) + rows * layout.ENTRY_WORDS + 3
+        words = self.map.entry_word(kind.index, 0) + rows * layout.ENTRY_WORDS + table.BEGUN
         return self.take(self.map.words, words)
 
     def know_quote(self, row: int) -> KnownQuote:

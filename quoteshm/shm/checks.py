@@ -16,7 +16,7 @@ from quoteshm.errors import (
     TruncatedError,
 )
 from quoteshm.model import INTERVALS, SeriesKind, Ticker
-from quoteshm.shm import layout, table
+from quoteshm.shm import latch, layout, table
 from quoteshm.shm.layout import Geometry, KindGeometry
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def check_rows(segment: SegmentMap) -> None:
     """
     if segment.epoch > layout.MAX_ADOPTED_EPOCH:
         raise CorruptSegmentError("epoch", segment.epoch, f"at most {layout.MAX_ADOPTED_EPOCH}")
-    buffer = segment.epoch >> 1 & 1
+    buffer = latch.stable_buffer(segment.epoch)
     count = segment.ticker_count(buffer)
     symbols = [ticker.symbol for ticker in tickers_of(segment, 0, count)]
     if "" in symbols or len(set(symbols)) != count:
@@ -219,7 +219,7 @@ def check_rows(segment: SegmentMap) -> None:
         check_series(kind, rows)
         flags = rows["flags"]
         _all("series flags", flags, flags <= layout.HAS_FORMING | sum(layout.BACKED), "0 to 7")
-        begun = segment.entries[kind.index][:count, 3]
+        begun = segment.entries[kind.index][:count, table.BEGUN]
         _all("rewrites_begun", begun, begun - rows["rewrites"] <= 1, "rewrites, or one more")
 
 

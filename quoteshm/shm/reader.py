@@ -401,10 +401,9 @@ class StockDataReader(Mapping[str, "Entry"]):
 
         def load(attached: Attachment, buffer: int) -> tuple[int, int, Words]:
             count = attached.ticker_count(buffer)
-            header = attached.geometry.buffer_offsets[buffer] // 8
             rows = np.empty((count, layout.ROW_WORDS), np.uint64)
             attached.copy(rows, attached.map.quotes[buffer][:count])
-            return count, attached.cells[header + 1], rows
+            return count, attached.last_update_ms(buffer), rows
 
         attached, epoch, (count, last_update_ms, rows) = self._read(load)
         attached.learn(count)
@@ -422,12 +421,7 @@ class StockDataReader(Mapping[str, "Entry"]):
     @property
     def snapshot_state(self) -> SnapshotState:
         """How far the market is: the stable epoch, and when the last batch was confirmed."""
-
-        def load(attached: Attachment, buffer: int) -> int:
-            last_update_ms: int = attached.cells[attached.geometry.buffer_offsets[buffer] // 8 + 1]
-            return last_update_ms
-
-        _, epoch, last_update_ms = self._read(load)
+        _, epoch, last_update_ms = self._read(Attachment.last_update_ms)
         return SnapshotState(epoch, last_update_ms)
 
     # -- history -----------------------------------------------------------------------------

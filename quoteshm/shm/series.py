@@ -15,7 +15,7 @@ from pandas.arrays import DatetimeArray
 
 from quoteshm.errors import CorruptSegmentError
 from quoteshm.model import Bars
-from quoteshm.shm import layout
+from quoteshm.shm import layout, table
 from quoteshm.shm.frames import time_array
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Series:
         self.row_offsets = tuple(
             segment.series_offset(buffer, kind.index, row) for buffer in (0, 1)
         )
-        self.begun_word = segment.entry_word(kind.index, row) + 3
+        self.begun_word = segment.entry_word(kind.index, row) + table.BEGUN
         self._map = segment
         self._closed: Closed | None = None
         self._index: tuple[IndexKey, DatetimeArray] | None = None

@@ -42,7 +42,8 @@ _SERIES: Final = struct.Struct("<dddddQqQ")  # of `layout.SERIES_ROW`, from _FIR
 _FIRST: Final = 8 * table.OHLCV.start
 _HEADER: Final = struct.Struct("<QqqqQ")  # the front of `layout.BUFFER_HEADER`
 _LAST_UPDATE_CELL: Final = layout.word(layout.SUPERBLOCK, "last_update_ms")
-# As globals of this module, which cost less than what another one's do.
+# As globals of this module, which cost less than what another one's do; so `epoch >> 1 & 1` stands
+# here for `latch.stable_buffer`, which would be a call.
 _EPOCH: Final = layout.EPOCH_WORD
 _ENTRY_EPOCH: Final = table.EPOCH
 _ENTRY_UPDATED: Final = table.UPDATED

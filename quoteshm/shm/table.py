@@ -62,6 +62,9 @@ MOMENT: Final = slice(LAST_UPDATE, CHANGED + 1)
 EPOCH, UPDATED, BEGUN = (
     layout.word(layout.ENTRY, name) for name in ("epoch", "last_update_ms", "rewrites_begun")
 )
+# Of a buffer's header.
+NEWEST_UPDATE: Final = layout.word(layout.BUFFER_HEADER, "last_update_ms")
+EPOCH_OF_BUFFER: Final = layout.word(layout.BUFFER_HEADER, "epoch")
 
 
 @overload

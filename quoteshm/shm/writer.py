@@ -336,7 +336,7 @@ class SegmentWriter:
     @property
     def last_update_ms(self) -> int:
         """When the last batch was confirmed, milliseconds UTC."""
-        return int(self._map.headers[self._back ^ 1].view(np.int64)[1])
+        return int(self._map.headers[self._back ^ 1].view(np.int64)[table.NEWEST_UPDATE])
 
     @property
     def tickers(self) -> Sequence[Ticker]:
@@ -679,7 +679,7 @@ class SegmentWriter:
             _store_rows(series_of[back][kind.index], series.rows)
         _store_rows(quotes[back], plan.quotes)
         m.headers[back][: len(plan.header)] = plan.header
-        m.superblock["last_update_ms"] = plan.header.view(np.int64)[1]
+        m.superblock["last_update_ms"] = plan.header.view(np.int64)[table.NEWEST_UPDATE]
         self._release()  # pairs with the reader's fence behind its first load
         m.cells[layout.EPOCH_WORD] = self._epoch = epoch + 2
         self._dirty_quotes = [(one.rows, one.is_tick) for one in plan.quotes]
@@ -748,7 +748,7 @@ class SegmentWriter:
         new.directory[:n] = old.directory[:n]
         new.quotes[buffer][:counted] = old.quotes[stable][:counted]
         new.headers[buffer][:] = old.headers[stable]
-        new.headers[buffer][layout.word(layout.BUFFER_HEADER, "epoch")] = new.epoch
+        new.headers[buffer][table.EPOCH_OF_BUFFER] = new.epoch
         new.superblock["last_update_ms"] = old.superblock["last_update_ms"]
         old_kinds = {kind.kind.interval: kind for kind in old.geometry.kinds}
         for kind in new.geometry.kinds:
