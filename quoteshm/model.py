@@ -41,6 +41,8 @@ INTERVALS: Final[dict[str, int]] = {
 
 #: The five values of a bar, in the order of every table of this package.
 FIELDS: Final = ("open", "high", "low", "close", "volume")
+#: The six values of a quote, in the order of every table of them.
+QUOTE_VALUES: Final = ("open", "high", "low", "price", "volume", "prev_close")
 
 
 class Ticker(NamedTuple):

@@ -37,7 +37,7 @@ import numpy as np
 
 from quoteshm.errors import ArchiveFileError
 from quoteshm.market.bars import validate
-from quoteshm.model import FIELDS, Bars, Ticker
+from quoteshm.model import FIELDS, QUOTE_VALUES, Bars, Ticker
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +59,6 @@ QUOTES: Final = "quotes"
 #: More than the longest series that there can be; what is longer is none of ours.
 MAX_NBYTES: Final = 1 << 30
 
-_PRICES: Final = ("open", "high", "low", "price", "volume", "prev_close")
 _KEY: Final = "quoteshm."
 _DIGEST_MARK: Final = b"sha256:"
 _NO_DIGEST: Final = b"0" * 64
@@ -302,7 +301,7 @@ class Archive:
                 tickers=tuple(map(Ticker, *names)),
                 ts_ms=_times(columns["ts"]),
                 updated_ms=_times(columns["updated"]),
-                values=np.stack([_floats(columns[name]) for name in _PRICES], axis=1),
+                values=np.stack([_floats(columns[name]) for name in QUOTE_VALUES], axis=1),
                 forming=_forming(columns),
                 last_update_ms=int(texts["last_update_ms"]),
             )
@@ -329,7 +328,7 @@ def _market_columns(record: MarketRecord) -> Columns:
     columns: dict[str, Column] = {name: np.array([], "U1") for name in Ticker._fields}
     columns |= {name: np.array(column, np.str_) for name, column in texts}
     columns |= {"ts": _moments(record.ts_ms), "updated": _moments(record.updated_ms)}
-    columns |= _values(_PRICES, record.values.T)
+    columns |= _values(QUOTE_VALUES, record.values.T)
     for interval, forming in record.forming.items():
         prefix = f"{interval} "
         columns[prefix + "time"] = _moments(forming.time)

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from quoteshm.errors import SegmentError, WriterRunningError
 from quoteshm.market.archive import NEVER, Archive, FormingBars, MarketRecord, Record, SeriesRecord
-from quoteshm.model import FIELDS, SeriesKind
+from quoteshm.model import FIELDS, QUOTE_VALUES, SeriesKind
 from quoteshm.service.warm_start import GROUP_BARS, GROUP_TICKERS, Run, WarmStart
 from quoteshm.shm import layout
 from quoteshm.shm.lock import WriterLock
@@ -47,7 +47,6 @@ RETRY_S: Final = 30.0
 FLUSH_S: Final = 3.0
 STOP_S: Final = 5.0
 
-_PRICES: Final = ("open", "high", "low", "price", "volume", "prev_close")
 _STATE: Final = ("rewrites", "start", "count")
 _COUNT: Final = _STATE.index("count")
 
@@ -316,7 +315,7 @@ class ArchiveService(Service):
             tickers=tuple(tickers[row] for row in rows.tolist()),
             ts_ms=quotes["ts_ms"][rows],
             updated_ms=quotes["updated_ms"][rows],
-            values=np.stack([quotes[name][rows] for name in _PRICES], axis=1),
+            values=np.stack([quotes[name][rows] for name in QUOTE_VALUES], axis=1),
             forming=forming,
             last_update_ms=self.writer.last_update_ms,
         )
