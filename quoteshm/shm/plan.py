@@ -6,7 +6,6 @@ blocks with memory. What comes out is stores and nothing else.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from quoteshm.clock import Clock
     from quoteshm.shm.batch import Rows
+    from quoteshm.shm.seen import Seen
     from quoteshm.shm.views import Words
 
 _ONE: Final = np.uint64(1)
@@ -471,7 +471,7 @@ def _whole(rows: Rows, new: Words) -> RowStores:
     return RowStores(rows, [(table.ROW, table.items(new, table.ROW))])
 
 
-# -- what a batch says twice -----------------------------------------------------------------
+# -- what a batch may say --------------------------------------------------------------------
 
 
 def _expect(
@@ -492,86 +492,7 @@ def _check_history(one: History, count: int) -> None:
         raise BatchError(f"row {one.row} {one.interval}: expected times that increase strictly")
 
 
-class Seen:
-    """What batches said last: a market says the same of the same rows again and again.
-
-    It spares looking at what is known. What is kept, and given, is a copy: what a caller makes of
-    its own array after a commit must not change what the next one brings up to date.
-    """
-
-    def __init__(self) -> None:
-        self._given: NDArray[np.intp] = np.empty(0, np.intp)
-        self._rows: Rows = slice(0, 0)
-        self._end = 0  # one more than the greatest
-        self._forming: dict[int, tuple[Rows, NDArray[np.int64]]] = {}  # by kind
-
-    def is_forming(self, kind: int, ticks: Ticks) -> bool:
-        """Tell whether all these bars are known to be the forming ones of their rows.
-
-        They may be so where this does not know it.
-        """
-        known = self._forming.get(kind)
-        if known is None:
-            return False
-        rows, time = known
-        return table.same(rows, ticks.rows) and table.equal(time, ticks.time)
-
-    def learn(self, kind: int, plan: SeriesPlan) -> None:
-        """Take note of a plan that is in force now."""
-        if not plan.rows:
-            return
-        ticks, known = plan.forming, self._forming.get(kind)
-        if all(one.is_tick for one in plan.rows):  # what is known holds on
-            if ticks is None or (known is not None and table.same(known[0], ticks.rows)):
-                return
-        elif ticks is None:
-            self._forming.pop(kind, None)
-            return
-        if ticks is not None:
-            self._forming[kind] = ticks.rows, ticks.time.copy()
-
-    def checked(self, rows: Rows, count: int) -> Rows:
-        """Give the same rows, a slice where they are in a row.
-
-        Raises
-        ------
-        BatchError
-            They are not distinct, or not within 0 to ``count``.
-
-        """
-        if isinstance(rows, slice):
-            start, stop = rows.start or 0, -1 if rows.stop is None else rows.stop
-            if not (rows.step is None and 0 <= start <= stop <= count):
-                raise BatchError(f"rows {rows}: expected a plain slice within 0 to {count}")
-            return slice(start, stop)
-        if not isinstance(rows, np.ndarray) or rows.dtype != np.intp or rows.ndim != 1:
-            raise BatchError(f"rows {rows!r:.80}: expected a slice, or intp numbers")
-        if not (self._end <= count and table.equal(rows, self._given)):
-            self._look_at(rows, count)
-        return self._rows
-
-    def _look_at(self, rows: NDArray[np.intp], count: int) -> None:
-        n = len(rows)
-        if n and not 0 <= rows.min() <= rows.max() < count:
-            raise BatchError(f"rows {rows.min()} to {rows.max()}: expected 0 to {count - 1}")
-        if n and rows[-1] - rows[0] == n - 1 and (rows[1:] > rows[:-1]).all():
-            known: Rows = slice(int(rows[0]), int(rows[0]) + n)
-        elif not _distinct(rows):
-            raise BatchError("rows: found one given twice, expected distinct ones")
-        else:
-            known = rows.copy()
-        self._end = sys.maxsize  # nothing is known, should an exception part the two
-        self._rows, self._given = known, rows.copy()
-        self._end = int(rows.max()) + 1 if n else 0
-
-
-def _distinct(rows: NDArray[np.intp]) -> bool:
-    """Tell whether no row is given twice, at a cost that follows how many are given."""
-    if len(rows) <= 1:
-        return True
-    if rows.max() < 64 * len(rows):  # counting is much faster than sorting where rows are dense
-        return int(np.bincount(rows).max()) == 1
-    return len(np.unique(rows)) == len(rows)
+# -- what it says twice ----------------------------------------------------------------------
 
 
 def _twice(said: Sequence[Ticks]) -> set[int]:

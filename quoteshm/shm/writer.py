@@ -38,7 +38,8 @@ from quoteshm.shm.fence import fences
 from quoteshm.shm.futex import waker
 from quoteshm.shm.layout import Geometry, KindGeometry
 from quoteshm.shm.lock import OwnedFd, WriterLock, lock_segment
-from quoteshm.shm.plan import Plan, Planner, RowStores, Seen, SeriesPlan
+from quoteshm.shm.plan import Plan, Planner, RowStores, SeriesPlan
+from quoteshm.shm.seen import Seen
 from quoteshm.shm.segment import SegmentSpec
 from quoteshm.shm.single import Place, Single, SinglePath, batch_of, said
 from quoteshm.shm.views import SegmentMap

@@ -19,8 +19,8 @@ from quoteshm.errors import BatchError, SegmentError, UnknownIntervalError
 from quoteshm.model import DAY_MS, Bars, SeriesKind, Ticker
 from quoteshm.shm import layout, lock, table
 from quoteshm.shm.batch import Batch, History, Quotes, Ticks
-from quoteshm.shm.plan import Seen
 from quoteshm.shm.reader import StockDataReader
+from quoteshm.shm.seen import Seen
 from quoteshm.shm.writer import SegmentWriter
 from tests.shm.conftest import MakeMarket
 from tests.shm.helpers import (
@@ -573,7 +573,7 @@ def test_an_exception_in_a_commit_is_a_death_and_an_adoption(
 
 def act_until(line: int, act: Callable[[], object]) -> bool:
     """Raise before a line of `_write_many` or of what it ends with; tell whether it came there."""
-    codes = {SegmentWriter._write_many.__code__, Seen.learn.__code__, Seen._look_at.__code__}
+    codes = {SegmentWriter._write_many.__code__, Seen.learn.__code__, Seen.checked.__code__}
     came = 0
 
     def local(frame: FrameType, event: str, _: object) -> Any:
