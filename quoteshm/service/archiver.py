@@ -47,8 +47,8 @@ RETRY_S: Final = 30.0
 FLUSH_S: Final = 3.0
 STOP_S: Final = 5.0
 
-_STATE: Final = ("rewrites", "start", "count")
-_COUNT: Final = _STATE.index("count")
+_STANDING: Final = ("rewrites", "start", "count")
+_COUNT: Final = _STANDING.index("count")
 
 
 @dataclass(slots=True, eq=False)
@@ -257,7 +257,7 @@ class ArchiveService(Service):
     def _standing(self, interval: str) -> NDArray[np.uint64]:
         """Tell where the closed bars of each series are, a row a ticker."""
         series = self.writer.series(interval)
-        return np.stack([series[name] for name in _STATE], axis=1)
+        return np.stack([series[name] for name in _STANDING], axis=1)
 
     def _changed(self, kind: SeriesKind, *, wait: bool) -> NDArray[np.intp]:
         """Give the rows of an interval whose closed bars are not what is on disk."""
@@ -293,7 +293,7 @@ class ArchiveService(Service):
         series = self.writer.series(interval)
         closed, updated_ms = bars[: len(bars) - forming], int(series["last_update_ms"][row])
         record = SeriesRecord(self.writer.tickers[row], interval, closed, updated_ms)
-        state = np.array([series[name][row] for name in _STATE], np.uint64)
+        state = np.array([series[name][row] for name in _STANDING], np.uint64)
         return _Copy(interval, row, state, record)
 
     def _copied_market(self) -> MarketRecord:

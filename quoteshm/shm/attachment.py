@@ -156,7 +156,7 @@ class Attachment:
 
     def index(self, time_ms: NDArray[np.int64], time_zone: str) -> DatetimeArray:
         """Make an index over times that nobody may change from now on."""
-        if self.indexes.are_full:  # the series have them too
+        if self.indexes.are_full():  # the series have them too
             self.indexes, self.known_series = Indexes(), {}
         return self.indexes.make(time_ms, time_zone)
 

@@ -135,7 +135,7 @@ def count_of(word: int, max_tickers: int) -> int:
 
 
 def check_flags(states: Words) -> None:
-    """Believe the flags of quote rows: of each the words `table.STATE`, shape (n, 2).
+    """Believe the flags of quote rows: of each the words `table.FLAGGED`, shape (n, 2).
 
     Raises
     ------
@@ -213,7 +213,7 @@ def check_rows(segment: SegmentMap) -> None:
     symbols = [ticker.symbol for ticker in tickers_of(segment, 0, count)]
     if "" in symbols or len(set(symbols)) != count:
         raise CorruptSegmentError("symbol", "empty or twice there", "distinct symbols")
-    check_flags(segment.quotes[buffer][:count, table.STATE])
+    check_flags(segment.quotes[buffer][:count, table.FLAGGED])
     for kind in segment.geometry.kinds:
         rows = segment.series[buffer][kind.index][:count].view(layout.SERIES_ROW)[:, 0]
         check_series(kind, rows)

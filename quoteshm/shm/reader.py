@@ -73,7 +73,6 @@ _WAIT_SLICE_S: Final = 0.25
 _EPOCH: Final = layout.EPOCH_WORD
 _STATE: Final = layout.STATE_WORD
 _LIVE: Final = layout.LIVE
-_STATES: Final = table.STATE
 # Globals of this module are found faster than attributes of another, and a quote is read in a
 # fraction of a microsecond.
 _FRESHNESS: Final = layout.FRESHNESS_WORD
@@ -312,7 +311,7 @@ class StockDataReader(Mapping[str, "Entry"]):
         ------
         UnknownTickerError
             No such ticker, or no value yet.
-        ReadTimeoutError
+        ReadTimeoutError, CorruptSegmentError
 
         """
         attached = self._attached
@@ -407,7 +406,7 @@ class StockDataReader(Mapping[str, "Entry"]):
 
         attached, epoch, (count, last_update_ms, rows) = self._read(load)
         attached.learn(count)
-        checks.check_flags(rows[:, _STATES])
+        checks.check_flags(rows[:, table.FLAGGED])
         return Snapshot(
             epoch,
             last_update_ms,
@@ -516,6 +515,10 @@ class StockDataReader(Mapping[str, "Entry"]):
         Raises
         ------
         UnknownTickerError, UnknownIntervalError, ReadTimeoutError
+        ValueError, TypeError
+            ``last`` or ``since`` is not what it can be.
+        CorruptSegmentError
+            What the segment says of the bars cannot be.
 
         """
         last = _checked_last(last)
@@ -558,7 +561,7 @@ class StockDataReader(Mapping[str, "Entry"]):
 
         Raises
         ------
-        UnknownTickerError, UnknownIntervalError, ReadTimeoutError
+        UnknownTickerError, UnknownIntervalError, ReadTimeoutError, CorruptSegmentError
 
         """
         for attached, series, row in self._series_rows(ticker, interval):
@@ -606,7 +609,9 @@ class StockDataReader(Mapping[str, "Entry"]):
 
         Raises
         ------
-        UnknownTickerError, UnknownIntervalError, ReadTimeoutError, ValueError
+        UnknownTickerError, UnknownIntervalError, ReadTimeoutError, CorruptSegmentError
+        ValueError, TypeError
+            ``field`` or ``last`` is not what it can be.
 
         """
         last = _checked_last(last)
@@ -631,7 +636,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             count, kind = attached.ticker_count(buffer), self._kind(attached, interval)
             states = np.empty((count, 2), np.uint64)
             series = np.empty((count, layout.ROW_WORDS), np.uint64)
-            attached.copy(states, attached.map.quotes[buffer][:count, _STATES])
+            attached.copy(states, attached.map.quotes[buffer][:count, table.FLAGGED])
             attached.copy(series, attached.map.series[buffer][kind.index][:count])
             return states, series
 

@@ -173,9 +173,8 @@ class Indexes:
         self._times += n
         return index
 
-    @property
     def are_full(self) -> bool:
-        """Whether all that is held may by now be too much."""
+        """Tell whether all that is held may by now be too much, after a new count if need be."""
         if self._times > _MAX_TIMES:
             # Where many are still held they are not counted at each read: half is too much here.
             # A list of references is made in one go: other threads make indexes meanwhile.

@@ -29,9 +29,9 @@ UPDATED_BOTH: Final = slice(
     layout.word(layout.QUOTE_ROW, "updated_boot_ms") + 1,
 )  # by either clock
 CHANGED_QUOTE: Final = layout.word(layout.QUOTE_ROW, "changed_epoch")
-STATE: Final = slice(
-    FLAGS, CHANGED_QUOTE + 1, CHANGED_QUOTE
-)  # the flags, and the epoch they are of
+# The flags, and the epoch that they are of: zero both where nothing was ever published.
+FLAGGED: Final = slice(FLAGS, CHANGED_QUOTE + 1, CHANGED_QUOTE)
+# What every commit of a row says of itself: when it was confirmed, by either clock, and its epoch.
 STAMPS: Final = slice(
     layout.word(layout.QUOTE_ROW, "updated_ms"),
     layout.word(layout.QUOTE_ROW, "changed_epoch") + 1,
@@ -55,8 +55,11 @@ CHANGED: Final = layout.word(layout.SERIES_ROW, "changed_epoch")
 RESTATEMENTS: Final = layout.word(layout.SERIES_ROW, "restatements")
 CHECK: Final = layout.word(layout.SERIES_ROW, "check")
 CHECKED: Final = slice(CHECK, CHECK + 1)
-STANDS: Final = (REWRITES, START, COUNT, SERIES_FLAGS)  # where the closed bars are
-STANDING: Final = slice(START, TIME + 1)  # what of it a bar that opens changes
+# Where the closed bars are: the words that the check is of.
+STANDS: Final = (REWRITES, START, COUNT, SERIES_FLAGS)
+# What of them a bar that opens changes, and its own time.
+STANDING: Final = slice(START, TIME + 1)
+# What every tick says of itself: when it was confirmed, and its epoch.
 MOMENT: Final = slice(LAST_UPDATE, CHANGED + 1)
 
 EPOCH, UPDATED, BEGUN = (

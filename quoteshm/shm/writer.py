@@ -145,11 +145,12 @@ class SegmentWriter:
             segment.reclaim(spec.path)
             return cls._carry_on(spec, clock, lock, mapped, fd)
         mapped, fd = segment.create(spec, clock)
-        if damaged is not None:  # its readers go on to the new one, and their epochs with them
-            # ... where there are any left; else they begin anew.
+        # Readers that are still there go on to the new one, and their epochs with them; where there
+        # are no epochs left to go on with, they begin anew.
+        if damaged is not None:
             epoch = latch.stable_epoch(damaged.epoch) + 2
             mapped.cells[layout.EPOCH_WORD] = epoch if epoch < layout.MAX_ADOPTED_EPOCH else 0
-        elif lock.left_epoch:  # readers that are still there go on, and their epochs with them
+        elif lock.left_epoch:
             mapped.cells[layout.EPOCH_WORD] = lock.left_epoch + 2
         writer = cls(spec, clock, mapped, fd, lock)
         with writer._let_go_on_error():

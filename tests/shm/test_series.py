@@ -93,11 +93,11 @@ def test_indexes_with_the_same_ends_are_all_counted(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(series, "_MAX_TIMES", 20)
     indexes, held = series.Indexes(), []
     for middle in range(1, 5):
-        assert not indexes.are_full
+        assert not indexes.are_full()
         held.append(indexes.make(np.array([0, middle, 5, 6, 7, 8]), "UTC"))
-    assert indexes.are_full
+    assert indexes.are_full()
     del held[1:]
-    assert not indexes.are_full
+    assert not indexes.are_full()
     assert indexes._times == 6
 
 
@@ -112,7 +112,7 @@ def test_indexes_are_counted_while_other_threads_make_some(
         try:
             for number in range(300):
                 held.append(indexes.make(np.array([thread, 1000 + number]), "UTC"))
-                assert indexes.are_full
+                assert indexes.are_full()
         except Exception as error:  # noqa: BLE001  told by the test's own thread
             errors.append(error)
 
