@@ -147,7 +147,6 @@ MAX_KINDS: Final = 8
 MAX_TICKERS: Final = 1 << 24
 MAX_CAPACITY: Final = 1 << 32
 LOW_HALF: Final = (1 << 32) - 1  # of a word
-MAX_FRESHNESS_MS: Final = LOW_HALF  # 49 days
 MAX_EPOCH: Final = 1 << 62  # no writer gets there: a greater one is damage
 MAX_ADOPTED_EPOCH: Final = 1 << 61  # so that a writer has as many before it again
 

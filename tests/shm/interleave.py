@@ -391,7 +391,7 @@ class Film:
             max_tickers=2,
             kinds=(KIND,),
             source="test",
-            freshness_ms=layout.MAX_FRESHNESS_MS,
+            freshness_ms=layout.LOW_HALF,  # 49 days
             directory=folder,
         )
         self.cut = cut
