@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from quoteshm.model import Ticker
+from quoteshm.shm.reader import StockDataReader
 from tests.shm.helpers import AAPL, IBM, SONY, Market, at, make_bars, make_quotes, tick
 from tests.small_disk import NoMountError
 from tests.small_disk import small_disk as small
@@ -28,6 +29,18 @@ def make_market(tmp_path: Path) -> Generator[MakeMarket]:
     yield make
     for market in made:
         market.stop()
+
+
+@pytest.fixture
+def market(make_market: MakeMarket) -> Market:
+    """Make a market of three tickers with quotes and no bars."""
+    return make_market([AAPL, IBM, SONY])
+
+
+@pytest.fixture
+def reader(market: Market) -> StockDataReader:
+    """Attach a reader to the test's market."""
+    return market.reader()
 
 
 @pytest.fixture

@@ -90,6 +90,12 @@ def make_bars(first: int, count: int, price: float = 100.0, step_ms: int = DAY_M
     return Bars(START_MS + number.astype(np.int64) * step_ms, ohlcv)
 
 
+def bars_at(times: list[int], price: float = 1.0) -> Bars:
+    """Make bars at given times."""
+    n = len(times)
+    return Bars(np.array(times, np.int64), price + np.arange(5 * n, dtype=float).reshape(5, n))
+
+
 def tick(rows: Rows, number: int, price: float, interval: str = "1d") -> Ticks:
     """Make one bar, the same one, for each of several rows."""
     n = rows.stop - (rows.start or 0) if isinstance(rows, slice) else len(rows)

@@ -25,8 +25,8 @@ from quoteshm.errors import (
     UnknownIntervalError,
     UnknownTickerError,
 )
-from quoteshm.model import DAY_MS, MINUTE_MS, Bars, SeriesKind, Ticker
-from quoteshm.shm import futex, latch, layout, segment
+from quoteshm.model import DAY_MS, SeriesKind, Ticker
+from quoteshm.shm import futex, latch, layout
 from quoteshm.shm import reader as reader_module
 from quoteshm.shm.batch import History, Quotes
 from quoteshm.shm.reader import StockDataReader
@@ -42,6 +42,7 @@ from tests.shm.helpers import (
     Market,
     assert_bars,
     at,
+    bars_at,
     make_bars,
     make_quotes,
     tick,
@@ -58,18 +59,6 @@ def market(make_market: MakeMarket) -> Market:
     market = make_market([AAPL, IBM, SONY])
     market.replace_bars(0, make_bars(0, 8))
     return market
-
-
-@pytest.fixture
-def reader(market: Market) -> StockDataReader:
-    """Attach a reader to it."""
-    return market.reader()
-
-
-def bars_at(times: list[int], price: float = 1.0) -> Bars:
-    """Make bars at given times."""
-    n = len(times)
-    return Bars(np.array(times, np.int64), price + np.arange(5 * n, dtype=float).reshape(5, n))
 
 
 # -- quotes ----------------------------------------------------------------------------------
@@ -137,23 +126,6 @@ def test_a_quote_is_stale_beyond_the_freshness_window_or_from_the_future(
     assert snapshot.to_frame()["stale"].tolist() == [stale, stale]
 
 
-@pytest.mark.parametrize(("boot", "stale"), [(b"another boot's  ", True), (bytes(16), False)])
-def test_all_that_an_earlier_boot_left_is_stale(
-    boot: bytes, make_market: MakeMarket, monkeypatch: pytest.MonkeyPatch, *, stale: bool
-) -> None:
-    """However long this boot has lasted; one that cannot tell its boot believes it is the same."""
-    market = make_market([AAPL], freshness_ms=1000)
-    monkeypatch.setattr(segment, "boot_id", lambda: boot)
-    assert not market.reader().get_quote("AAPL").stale  # its writer lives: in a container, then
-    market.die()
-    reader = market.reader()
-    for freshness_ms in (1000, 2000):
-        segment.set_freshness(market.writer._map, freshness_ms)
-        assert reader.get_quote("AAPL").stale == stale
-        assert [quote.stale for quote in reader.snapshot().quotes.values()] == [stale]
-        assert reader.info.freshness_ms == freshness_ms
-
-
 def long_way(reader: StockDataReader, ticker: str) -> Any:
     """Give a quote by the long way, or that there is none."""
     try:
@@ -211,22 +183,6 @@ def test_a_known_quote_becomes_stale_by_itself(
     monkeypatch.setattr(time, "clock_gettime_ns", lambda clock: real_ns(clock) + 61_000_000_000)
     for _ in range(2):
         assert reader.get_quote("AAPL").stale
-
-
-def test_another_freshness_window_counts_for_known_quotes_too(
-    market: Market, reader: StockDataReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A tenth of a second later at the latest."""
-    market.clock.shift_ms = -10
-    market.publish(quotes=[make_quotes(ALL, 5.0)])
-    for _ in range(3):
-        assert not reader.get_quote("AAPL").stale
-    segment.set_freshness(market.writer._map, 9)
-    now_s = time.clock_gettime
-    monkeypatch.setattr(reader_module, "_now_s", lambda clock: now_s(clock) + 0.1)
-    assert reader.get_quote("AAPL").stale
-    segment.set_freshness(market.writer._map, 60_000)
-    assert not reader.get_quote("AAPL").stale
 
 
 def test_a_cpu_that_reorders_gets_the_same(
@@ -478,81 +434,6 @@ def test_a_panel_is_time_down_and_tickers_across(market: Market, reader: StockDa
         assert reader.panel(field, ["AAPL"])["AAPL"].tolist() == (
             make_bars(0, 5, 0.0).ohlcv[column].tolist()
         )
-
-
-def test_a_panel_has_nan_where_a_ticker_has_no_bar(market: Market, reader: StockDataReader) -> None:
-    """The index is the sorted union; a ticker without bars is a column of NaN."""
-    market.replace_bars(0, bars_at([60_000, 180_000, 240_000]), interval="1m")
-    market.replace_bars(1, bars_at([120_000, 180_000], 50.0), forming=False, interval="1m")
-    panel = reader.panel("open", interval="1m")
-    assert panel.columns.tolist() == ["6758.T", "AAPL", "IBM"]
-    assert zoned(panel).as_unit("ms").asi8.tolist() == [60_000, 120_000, 180_000, 240_000]
-    assert np.array_equal(panel["AAPL"], [1.0, np.nan, 2.0, 3.0], equal_nan=True)
-    assert np.array_equal(panel["IBM"], [np.nan, 50.0, 51.0, np.nan], equal_nan=True)
-    assert panel["6758.T"].isna().all()
-    assert str(zoned(panel).tz) == "UTC"  # the zones differ
-    assert panel.index.name == "Datetime"
-
-
-@pytest.mark.parametrize("last", [1, 2, 3, 4, 50])
-def test_the_last_lines_of_a_panel_are_those_of_the_whole(
-    last: int, market: Market, reader: StockDataReader
-) -> None:
-    """Of the union, not of each ticker."""
-    market.replace_bars(0, bars_at([MINUTE_MS, 3 * MINUTE_MS, 4 * MINUTE_MS]), interval="1m")
-    market.replace_bars(1, bars_at([2 * MINUTE_MS, 5 * MINUTE_MS]), forming=False, interval="1m")
-    whole = reader.panel("low", interval="1m")
-    assert reader.panel("low", interval="1m", last=last).equals(whole.iloc[-last:])
-
-
-def stamp(text: str, zone: str) -> int:
-    """Give a local moment as milliseconds."""
-    return int(pd.Timestamp(text, tz=zone).timestamp() * 1000)
-
-
-@pytest.mark.parametrize("hour", ["00:00", "09:30", "23:59"])
-def test_days_are_aligned_by_the_local_date(
-    hour: str, market: Market, reader: StockDataReader
-) -> None:
-    """Tokyo's Tuesday and New York's are one line, whatever hour their bars begin at."""
-    days = ["2024-03-08", "2024-03-11", "2024-03-12"]  # the clocks change on the 10th
-    for row, zone in ((0, NEW_YORK), (2, TOKYO)):
-        times = [stamp(f"{day} {hour}", zone) for day in days]
-        market.replace_bars(row, bars_at(times, 10.0 * row))
-    panel = reader.panel("open", ["AAPL", "6758.T"])
-    assert [str(time.date()) for time in panel.index] == days
-    assert panel["6758.T"].tolist() == [20.0, 21.0, 22.0]
-    assert panel["AAPL"].tolist() == [0.0, 1.0, 2.0]
-    alone = reader.panel("open", ["AAPL"])
-    assert [str(time) for time in alone.index] == [
-        "2024-03-08 00:00:00-05:00", "2024-03-11 00:00:00-04:00", "2024-03-12 00:00:00-04:00",
-    ]  # fmt: skip
-
-
-def test_the_lines_of_a_panel_do_not_depend_on_what_else_is_in_it(
-    market: Market, reader: StockDataReader
-) -> None:
-    """Whether every ticker has every bar or not, a day is the same line."""
-    days = [stamp(f"2024-03-{day:02d} 09:30", NEW_YORK) for day in (5, 6, 7)]
-    market.replace_bars(0, bars_at(days))
-    market.replace_bars(1, bars_at(days))
-    full = reader.panel("open", ["AAPL", "IBM"])
-    market.replace_bars(1, bars_at(days[1:]))
-    ragged = reader.panel("open", ["AAPL", "IBM"])
-    assert full.index.equals(ragged.index)
-    assert np.isnan(ragged["IBM"].iloc[0])
-
-
-def test_equal_moments_of_different_days_are_different_lines(
-    market: Market, reader: StockDataReader
-) -> None:
-    """Midnight UTC is yesterday in New York and today in Tokyo, also where no bar is missing."""
-    for row in (0, 2):
-        market.replace_bars(row, bars_at([START_MS]), forming=False)
-    panel = reader.panel("open", ["AAPL", "6758.T"])
-    assert [str(time.date()) for time in panel.index] == ["2023-12-31", "2024-01-01"]
-    assert np.array_equal(panel["AAPL"], [1.0, np.nan], equal_nan=True)
-    assert np.array_equal(panel["6758.T"], [np.nan, 1.0], equal_nan=True)
 
 
 def test_a_ticker_asked_for_twice_is_two_columns(market: Market, reader: StockDataReader) -> None:
@@ -1026,27 +907,6 @@ def test_a_closed_reader_says_so(market: Market) -> None:
             read()
     assert reader.writer_status() == "closed"
     assert len(frame) == 8
-
-
-def test_readers_leave_no_descriptors_behind(market: Market) -> None:
-    """Whether they are closed, dropped, or moved on to a successor."""
-    market.reader().close()
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for _ in range(5):
-        market.reader().get_quote("AAPL")
-        market.readers.clear()
-        with market.reader() as reader:
-            view = reader.view("AAPL")
-        del view
-        market.readers.clear()
-    for i in range(3):
-        reader = market.reader()
-        market.writer.enlist([Ticker(f"T{i}-{j}") for j in range(market.spec.max_tickers * 3)])
-        reader.list_tickers()
-        market.readers.clear()
-        market.spec = market.writer.spec
-    del reader
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_what_the_segment_holds_is_told(market: Market, reader: StockDataReader) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quoteshm.errors import CorruptSegmentError
-from quoteshm.shm import attachment, layout, series
+from quoteshm.shm import layout, series
 from quoteshm.shm.reader import StockDataReader
 from tests.shm.conftest import MakeMarket
 from tests.shm.helpers import AAPL, IBM, SONY, Market, assert_bars, at, make_bars, tick, zoned
@@ -55,23 +55,6 @@ def test_series_with_the_same_times_share_an_index(market: Market) -> None:
     market.replace_bars(1, bars)
     assert not np.shares_memory(times_of(reader, "AAPL"), times_of(reader, "IBM"))
     assert_bars(reader.get_stock("IBM"), bars)
-
-
-def test_all_that_is_known_is_bounded(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is let go of when it is too much, and read again."""
-    monkeypatch.setattr(series, "_MAX_TIMES", 20)
-    monkeypatch.setattr(attachment, "_MAX_KNOWN", 2)
-    reader = market.reader()
-    attached = reader._attachment()
-    for number in range(8, 40):
-        market.publish(ticks=[tick(at(0, 1), number, 1.0)])
-        for ticker, last in (("AAPL", None), ("IBM", 3), ("6758.T", None)):
-            frame = reader.get_stock(ticker, last=last)
-            assert len(frame) == {"AAPL": 8, "IBM": 3, "6758.T": 0}[ticker]
-            assert reader.get_quote(ticker).ticker == ticker
-        assert attached.indexes._times <= 20 + 8
-        assert len(attached.known_series) <= 2
-        assert len(attached.known_quotes) <= 2
 
 
 def test_indexes_of_bars_that_have_gone_by_are_let_go_of(market: Market) -> None:
