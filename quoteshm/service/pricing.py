@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 
 from quoteshm.errors import BatchError
-from quoteshm.model import DAY_MS, INTERVALS, MINUTE_MS, Bars, SeriesKind
+from quoteshm.model import DAY_MS, INTERVALS, MINUTE_MS, QUOTE_VALUES, Bars, SeriesKind
 from quoteshm.shm import layout, table
 from quoteshm.shm.batch import Quotes
 
@@ -32,7 +32,6 @@ DAILY: Final = "1d"
 #: An answer that is older than the last one is out of a cache; one that is so for longer is right.
 CACHED_MS: Final = 30 * MINUTE_MS
 _BAR: Final = slice(0, 5)  # of a quote's values those that a bar has, in the same order
-_VALUES: Final = ("open", "high", "low", "price", "volume", "prev_close")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,8 +70,7 @@ class Pricer:
 
     def is_priced(self, row: int) -> bool:
         """Tell whether a ticker has a quote."""
-        quotes = self._writer.quotes()
-        return row < len(quotes) and int(quotes["flags"][row]) == layout.PRESENT
+        return self._writer.is_present(row)
 
     def is_old(self, row: int, last: LastPrice | None) -> bool:
         """Tell whether an answer is older than one that came before, out of some cache."""
@@ -108,7 +106,7 @@ class Pricer:
                 if not self._keep_live(row, ts_ms, values):
                     return None
                 ts_ms = live_ms
-            stable = [quotes[name][row] for name in _VALUES]
+            stable = [quotes[name][row] for name in QUOTE_VALUES]
             if np.array_equal(stable, values, equal_nan=True):
                 return None  # the same price was made when it was made before
         rows = np.array([row], np.intp)
@@ -140,7 +138,7 @@ class Pricer:
             numbers = table.numbers(rows)
             counted = numbers < len(quotes)
             rows = numbers[counted]
-        present = quotes["flags"][rows] == layout.PRESENT
+        present = self._writer.present(rows)
         before = quotes["prev_close"][rows].copy()
         before[~present] = np.nan
         if not goes_on:
@@ -187,7 +185,7 @@ class Pricer:
     ) -> Quotes:
         """Make quotes of prices: what they do not say of the day stays as it is published."""
         quotes = self._writer.quotes()
-        kept = np.stack([quotes[name][rows] for name in _VALUES], axis=1)
+        kept = np.stack([quotes[name][rows] for name in QUOTE_VALUES], axis=1)
         before_ms = quotes["ts_ms"][rows].tolist()
         for place, row in enumerate(rows.tolist()):
             if ts_ms[place] >= self._day_of(row, before_ms[place])[1]:

@@ -200,12 +200,12 @@ class Publisher:
 
     def remove(self, tickers: Iterable[str]) -> list[str]:
         """Remove tickers in one commit; give the names of those that were published."""
-        row_of, flags = self.writer.row_of, self.writer.quotes()["flags"].tolist()
-        there = range(len(flags))
+        row_of, removed = self.writer.row_of, self.writer.removed().tolist()
+        there = range(len(removed))
         names = [
             ticker
             for ticker in tickers
-            if (row := row_of.get(ticker)) in there and not flags[row] & layout.REMOVED
+            if (row := row_of.get(ticker)) in there and not removed[row]
         ]
         if names:
             rows = [row_of[ticker] for ticker in names]
@@ -218,10 +218,10 @@ class Publisher:
 
     def bar_counts(self, tickers: Sequence[str]) -> dict[str, list[int]]:
         """Count the bars that are published of tickers, by interval, in their order."""
-        row_of, flags = self.writer.row_of, self.writer.quotes()["flags"]
-        rows = np.array([row_of.get(ticker, len(flags)) for ticker in tickers], np.intp)
-        there = rows < len(flags)
-        there[there] = (flags[rows[there]] & layout.REMOVED) == 0
+        row_of, count = self.writer.row_of, len(self.writer.quotes())
+        rows = np.array([row_of.get(ticker, count) for ticker in tickers], np.intp)
+        there = rows < count
+        there[there] = ~self.writer.removed(rows[there])
         counts = {}
         for interval in self._kinds:
             held = np.zeros(len(rows), np.int64)
@@ -405,12 +405,12 @@ class Publisher:
         return part
 
     def _are_removed(self, rows: Rows) -> NDArray[np.bool_]:
-        flags, numbers = self.writer.quotes()["flags"], table.numbers(rows)
-        if not len(numbers) or numbers.max() < len(flags):
-            return (flags[rows] & layout.REMOVED) != 0  # type: ignore[no-any-return]  # NumPy's
+        count, numbers = len(self.writer.quotes()), table.numbers(rows)
+        if not len(numbers) or numbers.max() < count:
+            return self.writer.removed(rows)
         removed = np.zeros(len(numbers), np.bool_)
-        counted = numbers < len(flags)
-        removed[counted] = (flags[numbers[counted]] & layout.REMOVED) != 0
+        counted = numbers < count
+        removed[counted] = self.writer.removed(numbers[counted])
         return removed
 
     def _rows_of(self, tickers: tuple[str, ...]) -> Rows:
@@ -449,10 +449,9 @@ class Publisher:
 
     def _unchanged_part(self, result: Unchanged) -> _Part | None:
         rows = self._rows_of(result.tickers)
-        quotes, tickers = self.writer.quotes(), result.tickers
-        numbers = table.numbers(rows)
-        counted = numbers < len(quotes)
-        counted[counted] = quotes["flags"][numbers[counted]] == layout.PRESENT
+        tickers, numbers = result.tickers, table.numbers(rows)
+        counted = numbers < len(self.writer.quotes())
+        counted[counted] = self.writer.present(numbers[counted])
         if not counted.all():
             rows, tickers = numbers[counted], tuple(np.array(tickers, object)[counted])
         return _Part(tickers, confirmed=rows) if tickers else None
@@ -467,7 +466,7 @@ class Publisher:
         row_of, quotes = self.writer.row_of, self.writer.quotes()
         rows = np.array([row_of.get(ticker, len(quotes)) for ticker in result.tickers], np.intp)
         known = rows < len(quotes)
-        known[known] = quotes["flags"][rows[known]] == layout.PRESENT
+        known[known] = self.writer.present(rows[known])
         keep = known.copy()
         published_ms = quotes["ts_ms"][rows[known]]
         is_ahead = published_ms > self.clock.wall_ms() + AHEAD_MS

@@ -46,6 +46,7 @@ from quoteshm.shm.views import SegmentMap
 
 if TYPE_CHECKING:
     from quoteshm.clock import Clock
+    from quoteshm.shm.batch import Rows
     from quoteshm.shm.views import Words
 
 Items = NDArray[np.void]
@@ -393,14 +394,14 @@ class SegmentWriter:
         view.flags.writeable = False
         return view
 
-    def present(self) -> NDArray[np.bool_]:
-        """Tell which of all counted tickers have a published value."""
-        present: NDArray[np.bool_] = self._flags() == layout.PRESENT_WORD
+    def present(self, rows: Rows = slice(None)) -> NDArray[np.bool_]:
+        """Tell which of all counted tickers, or of some of them, have a published value."""
+        present: NDArray[np.bool_] = self._flags()[rows] == layout.PRESENT_WORD
         return present
 
-    def removed(self) -> NDArray[np.bool_]:
-        """Tell which of all counted tickers are removed."""
-        removed: NDArray[np.bool_] = self._flags() == layout.REMOVED_WORD
+    def removed(self, rows: Rows = slice(None)) -> NDArray[np.bool_]:
+        """Tell which of all counted tickers, or of some of them, are removed."""
+        removed: NDArray[np.bool_] = self._flags()[rows] == layout.REMOVED_WORD
         return removed
 
     def _flags(self) -> Words:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from quoteshm.shm import layout
+from quoteshm.shm.table import is_stale
 
 if TYPE_CHECKING:
     from quoteshm.clock import Clock
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from quoteshm.sources.base import Reason
     from quoteshm.wire.protocol import QuoteFactory
     from quoteshm.wire.tally import Histogram
-
-_STATE = layout.PRESENT | layout.REMOVED
 
 
 class BarCounts(Protocol):
@@ -114,7 +113,7 @@ class Watched:
     def ages(self) -> Ages:
         """Look at how old the quotes are."""
         table = self.writer.quotes()
-        is_there = (table["flags"] & _STATE) == layout.PRESENT
+        is_there = self.writer.present()
         there = table[is_there]
         if not len(there):
             return Ages(0, 0, 0, None, None)
@@ -122,7 +121,7 @@ class Watched:
         # As `QuoteCache`: what was confirmed in the future was so before the machine started anew.
         # How long ago that was, and for what is out of an archive, only the wall's clock can say.
         known = (ages_ms >= 0) & (there["updated_boot_ms"] != layout.UNCONFIRMED_BOOT_MS)
-        stale = np.count_nonzero(~known | (ages_ms > self.writer.spec.freshness_ms))
+        stale = np.count_nonzero(is_stale(ages_ms, self.writer.spec.freshness_ms))
         by_wall_ms = np.maximum(0, self.clock.wall_ms() - there["updated_ms"])
         ages_ms = np.where(known, ages_ms, by_wall_ms)
         closed = np.count_nonzero(is_there[self.writer.rows_of(self.refresh.closed)])

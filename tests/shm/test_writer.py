@@ -182,6 +182,14 @@ def test_a_ticker_is_present_removed_or_neither(market: Market) -> None:
     assert not writer.is_removed(row)
 
 
+def test_rows_are_those_of_symbols_that_are_counted(market: Market) -> None:
+    """One that is unknown, or only enlisted, has none yet."""
+    market.writer.enlist([Ticker("NEW")])
+    rows = market.writer.rows_of([SONY.symbol, "NEW", "NOBODY", AAPL.symbol])
+    assert rows.tolist() == [2, 0]
+    assert market.writer.rows_of([]).dtype == np.intp
+
+
 # -- faults in the middle of a commit --------------------------------------------------------
 
 
