@@ -272,7 +272,8 @@ class LongTests(YahooTestCase):
 
     async def test_they_begin_at_the_same_time_whenever_they_are_asked_for(self) -> None:
         """On Mondays, with months, with quarters, and so on the next day and the day after."""
-        for zone in (NEW_YORK, "Asia/Tokyo", "UTC"):
+        # A ticker of its own for each: yfinance keeps zones by ticker, for the whole process.
+        for ticker, zone in (("LNY", NEW_YORK), ("LTK", "Asia/Tokyo"), ("LUTC", "UTC")):
             whole = sample_listings(zone)["IBM"].bars["1d"]
             for interval in ("1wk", "1mo", "3mo"):
                 self.clock.now_ms = EVENING_MS - 12 * DAY_MS
@@ -282,9 +283,9 @@ class LongTests(YahooTestCase):
                     self.clock.advance(DAY_MS)
                     self.server.now_s = self.clock.now_ms / 1000
                     past = whole[: int(np.searchsorted(whole.time, self.clock.now_ms))]
-                    self.server.listings["IBM"] = Listing({"1d": past}, zone=zone)
-                    await self.one("IBM", kind)
-                found = self.shelf.series("IBM", interval)
+                    self.server.listings[ticker] = Listing({"1d": past}, zone=zone)
+                    await self.one(ticker, kind)
+                found = self.shelf.series(ticker, interval)
                 begins = [datetime.fromtimestamp(ms / 1000, ZoneInfo(zone)) for ms in found.time]
                 assert {(day.hour, day.minute) for day in begins} == {(0, 0)}
                 days = {day.weekday() if interval == "1wk" else day.day for day in begins}
