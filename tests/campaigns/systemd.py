@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -231,23 +232,27 @@ def inside(result: Path) -> None:
 # -- outside ---------------------------------------------------------------------------------
 
 
+def boot_script(project: Path, packages: Path, python: Path, result: Path) -> str:
+    """Put the paths of this machine into the script, spaces and all."""
+    outside = {"project": project, "packages": packages, "python": python}
+    quoted = {name: shlex.quote(str(path)) for name, path in outside.items()}
+    return BOOT.format(
+        **quoted,
+        bin=BIN,
+        units=UNITS,
+        environment=ENVIRONMENT,
+        log=LOG,
+        result=result,
+        init=INIT,
+    )
+
+
 def run(folder: Path) -> list[Row]:
     """Start a systemd in namespaces of its own, and wait for what comes of it."""
     result = folder / "result"
     boot = folder / "boot.sh"
-    boot.write_text(
-        BOOT.format(
-            project=PROJECT,
-            packages=sysconfig.get_path("purelib"),
-            python=sys.base_prefix,
-            bin=BIN,
-            units=UNITS,
-            environment=ENVIRONMENT,
-            log=LOG,
-            result=result,
-            init=INIT,
-        )
-    )
+    packages, python = Path(sysconfig.get_path("purelib")), Path(sys.base_prefix)
+    boot.write_text(boot_script(PROJECT, packages, python, result))
     namespaces = ["--mount", "--pid", "--ipc", "--uts", "--net", "--cgroup"]
     with (folder / "boot.log").open("wb") as log:
         process = subprocess.Popen(
