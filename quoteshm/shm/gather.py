@@ -5,7 +5,7 @@ Whether they are still those that their rows tell of is for `reader` to find out
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from quoteshm.shm.attachment import Attachment
     from quoteshm.shm.layout import KindGeometry
+
+_AT_A_TIME: Final = 32_768  # words: what is in the fast caches still when it is looked at again
 
 
 def gather(  # noqa: PLR0913, PLR0917  the parts of one read
@@ -59,13 +61,16 @@ def gather(  # noqa: PLR0913, PLR0917  the parts of one read
     values_of = attached.map.float_blocks[kind.index]
     times_of = attached.map.blocks[kind.index]
     value_words = (field + 1) * kind.rows
-    if kept.any() and (kept == kept[0]).all() and (forming == forming[0]).all():
-        times = attached.take_runs(times_of, base, kept[0]).view(np.int64)
-        values = attached.take_runs(values_of, base + value_words, kept[0])
-        if forming[0]:
-            times = np.column_stack((times, series["time"]))
-            values = np.column_stack((values, series[FIELDS[field]]))
-        return panel.Grid(times, values)
+    alike = kept.any() and _are_one(kept) and _are_one(forming)
+    if alike and (not forming[0] or _are_one(series["time"])):
+        n = int(kept[0])
+        values = np.empty((len(rows), n + int(forming[0])))
+        lines = _copy_grid(attached, kind, base, value_words, values[:, :n])
+        if lines is not None:
+            if forming[0]:
+                lines = np.append(lines, series["time"][0])
+                values[:, n] = series[FIELDS[field]]
+            return panel.Grid(lines, values)
     ends = np.cumsum(kept)
     owner = np.repeat(np.arange(len(rows)), kept)
     words = np.arange(len(owner)) + np.repeat(base - (ends - kept), kept)
@@ -76,3 +81,34 @@ def gather(  # noqa: PLR0913, PLR0917  the parts of one read
         np.concatenate((times, series["time"][forming])),
         np.concatenate((values, series[FIELDS[field]][forming])),
     )
+
+
+def _are_one(values: NDArray[Any]) -> bool:
+    return bool((values == values[0]).all())
+
+
+def _copy_grid(
+    attached: Attachment,
+    kind: KindGeometry,
+    base: NDArray[np.intp],
+    value_words: int,
+    to: NDArray[np.float64],
+) -> NDArray[np.int64] | None:
+    """Copy values of as many series as ``to`` has rows; give the times that are those of all.
+
+    Nothing if they are not. Some series at a time: their times are looked at while they are in the
+    processor's cache, and no room is asked of the kernel for all of them.
+    """
+    lines = None
+    n = to.shape[1]
+    step = max(1, _AT_A_TIME // n)
+    for i in range(0, len(to), step):
+        some = base[i : i + step]
+        times = attached.take_runs(attached.map.blocks[kind.index], some, n)
+        if lines is None:
+            lines = times[0].copy()
+        if not (times == lines).all():
+            return None
+        values_of = attached.map.float_blocks[kind.index]
+        to[i : i + step] = attached.take_runs(values_of, some + value_words, n)
+    return None if lines is None else lines.view(np.int64)

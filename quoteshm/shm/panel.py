@@ -5,18 +5,22 @@ Works on copies that the reader has made under the latch; knows nothing of the s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
 
 from quoteshm.model import DAY_MS, INTERVALS, Ticker
-from quoteshm.shm.frames import time_index, zoned
+from quoteshm.shm.frames import named, time_array, time_index, zoned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from pandas.arrays import DatetimeArray
+
+_MOST_KEPT: Final = 32_768  # times of a panel whose index is kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,15 +45,23 @@ class Cells:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """The bars of a panel where all tickers have equally many; shapes (tickers, n)."""
+    """The bars of a panel where all tickers have the same times.
+
+    Attributes
+    ----------
+    time : ndarray of int64, shape (n,)
+        Milliseconds UTC.
+    value : ndarray of float64, shape (tickers, n)
+
+    """
 
     time: NDArray[np.int64]
     value: NDArray[np.float64]
 
     def cells(self) -> Cells:
         """Give the same one after the other."""
-        owner = np.repeat(np.arange(len(self.time)), self.time.shape[1])
-        return Cells(owner, self.time.ravel(), self.value.ravel())
+        owner = np.repeat(np.arange(len(self.value)), len(self.time))
+        return Cells(owner, np.tile(self.time, len(self.value)), self.value.ravel())
 
 
 def to_frame(
@@ -69,39 +81,48 @@ def to_frame(
         How many times to keep.
 
     """
+    columns = pd.Index([ticker.symbol for ticker in tickers], dtype=object)
     zones = {ticker.time_zone for ticker in tickers}
-    zone = zones.pop() if len(zones) == 1 else "UTC"
+    zone = min(zones) if len(zones) == 1 else "UTC"
     is_daily = INTERVALS[interval] >= DAY_MS
-    times = _lines(bars, zone, is_daily=is_daily) if isinstance(bars, Grid) and not zones else None
-    if times is not None and isinstance(bars, Grid):
-        table = bars.value.T
-    else:
-        cells = bars.cells() if isinstance(bars, Grid) else bars
-        place, times = pd.factorize(cells.time, sort=True)  # by hashing: the times are few
-        if is_daily:
-            times, place = _by_date(cells, times, place, tickers, zone)
-        table = np.full((len(times), len(tickers)), np.nan)
-        table[place, cells.owner] = cells.value
+    if isinstance(bars, Grid) and len(zones) == 1:
+        lines = _lines_of(bars.time, zone, is_daily=is_daily)
+        if lines is not None:
+            newest = slice(None) if last is None else slice(-last, None)
+            index, table = named(lines[newest], interval), bars.value.T[newest]
+            return pd.DataFrame(table, index=index, columns=columns, copy=False)
+    cells = bars.cells() if isinstance(bars, Grid) else bars
+    place, times = pd.factorize(cells.time, sort=True)  # by hashing: the times are few
+    if is_daily:
+        times, place = _by_date(cells, times, place, tickers, zone)
+    table = np.full((len(times), len(tickers)), np.nan)
+    table[place, cells.owner] = cells.value
     if last is not None:
         times, table = times[-last:], table[-last:]
-    columns = pd.Index([ticker.symbol for ticker in tickers], dtype=object)
     index = time_index(times, interval, zone)
     return pd.DataFrame(table, index=index, columns=columns, copy=False)
 
 
-def _lines(grid: Grid, zone: str, *, is_daily: bool) -> NDArray[np.int64] | None:
-    """Give the times of a panel's lines, if they are those of each of its tickers, one zone's.
+def _lines_of(times: NDArray[np.int64], zone: str, *, is_daily: bool) -> DatetimeArray | None:
+    """Give the lines of a panel whose tickers have the same times; nothing if those are no lines.
 
-    So it is for most panels, and then the grid is the table already.
+    Panels of a market are asked for with the same times again and again: the last few are kept.
     """
-    lines: NDArray[np.int64] = grid.time[0]
-    if not (grid.time == lines).all():
-        return None
+    lines = _known_lines if len(times) <= _MOST_KEPT else _known_lines.__wrapped__
+    return lines(times.tobytes(), zone, is_daily=is_daily)
+
+
+@functools.lru_cache(maxsize=8)
+def _known_lines(times: bytes, zone: str, *, is_daily: bool) -> DatetimeArray | None:
+    lines = np.frombuffer(times, np.int64)
     if is_daily:
         lines = _dates(lines, zone)
     if not (lines[1:] > lines[:-1]).all():
         return None
-    return _midnights(lines, zone) if is_daily else lines
+    if is_daily:
+        lines = _midnights(lines, zone)
+    lines.flags.writeable = False  # frames of several reads stand on it
+    return time_array(lines, zone)
 
 
 def _by_date(

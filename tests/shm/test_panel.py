@@ -15,12 +15,11 @@ HOUR_MS = 60 * MINUTE_MS
 DAYS = START_MS + np.arange(100) * DAY_MS  # over a change of New York's clocks
 TWICE = np.array([0, HOUR_MS, DAY_MS]) + START_MS + 12 * HOUR_MS  # two bars of one date
 TIMES = {
-    "days": np.stack([DAYS, DAYS]),
-    "one day differs": np.stack([DAYS, np.append(DAYS[:-1], DAYS[-1] + DAY_MS)]),
-    "two bars of one date": np.stack([TWICE, TWICE]),
-    "minutes": START_MS + np.arange(5) * MINUTE_MS * np.ones((2, 1), np.int64),
-    "one bar": np.full((2, 1), START_MS),
-    "out of order": np.stack([DAYS[::-1], DAYS[::-1]]),
+    "days": DAYS,
+    "two bars of one date": TWICE,
+    "minutes": START_MS + np.arange(5) * MINUTE_MS,
+    "one bar": np.array([START_MS]),
+    "out of order": DAYS[::-1],
 }
 
 
@@ -31,9 +30,9 @@ TIMES = {
 def test_a_grid_is_laid_out_as_its_cells_are(
     times: np.ndarray, interval: str, other: object, last: int | None
 ) -> None:
-    """Of one zone or of two, with the same times or not."""
+    """Of one zone or of two, and whether the times are lines as they stand or not."""
     tickers = [IBM, other]
-    grid = panel.Grid(times, np.arange(times.size, dtype=float).reshape(times.shape))
+    grid = panel.Grid(times, np.arange(2.0 * len(times)).reshape(2, -1))
     short = panel.to_frame(grid, tickers, interval, last)  # type: ignore[arg-type]
     general = panel.to_frame(grid.cells(), tickers, interval, last)  # type: ignore[arg-type]
     pd.testing.assert_frame_equal(short, general)
@@ -45,9 +44,19 @@ def test_of_a_midnight_that_comes_twice_a_line_has_the_first() -> None:
     """Havana sets its clocks back from one to midnight."""
     tickers = [IBM._replace(time_zone="America/Havana")]
     noon = pd.Timestamp("2024-11-03 12:00", tz="America/Havana")
-    grid = panel.Grid(np.array([[noon.value // 10**6]]), np.ones((1, 1)))
+    grid = panel.Grid(np.array([noon.value // 10**6]), np.ones((1, 1)))
     (line,) = panel.to_frame(grid, tickers, "1d", None).index
     assert line.isoformat() == "2024-11-03T00:00:00-04:00"
+
+
+def test_panels_of_the_same_times_share_nothing_that_can_be_set() -> None:
+    """The lines are kept; what an owner sets of a frame is of that frame."""
+    grid = panel.Grid(DAYS, np.zeros((1, len(DAYS))))
+    one, other = (panel.to_frame(grid, [IBM], "1d", None) for _ in range(2))
+    one.index.name = "mine"
+    with pytest.raises(ValueError, match="read-only"):
+        one.index.array[0] = one.index[1]
+    assert other.index.name == panel.to_frame(grid, [IBM], "1d", None).index.name == "Date"
 
 
 def stamp(text: str, zone: str) -> int:
