@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from quoteshm.wire.messages import Id
     from quoteshm.wire.operations import Context
 
-#: Replies of one chunk are sent together, up to about this many bytes: what one chunk may add,
-#: besides one reply, to the memory of a client that does not read.
+#: Replies of one turn are sent together, and with about this many bytes it is over: what a turn may
+#: add, besides one reply, to the memory of a client that does not read, and to the time that all
+#: others wait.
 WRITE_NBYTES: Final = 65_536
 LOGGED_NBYTES: Final = 256
 #: Clients that are being told that there is no room for them, at a time: over TLS one that never
@@ -80,6 +81,7 @@ class QuoteProtocol(LineReceiver):
         self._replies: list[bytes] = []
         self._replies_nbytes = 0
         self._answering = False
+        self._has_enough = False  # of this turn, as its replies are long
         self._awaits_turn = False  # has answered enough for now, though there are more lines
         self._ended = False  # no more lines will come, or be answered
         self._closing = False  # as soon as the client has everything
@@ -177,9 +179,9 @@ class QuoteProtocol(LineReceiver):
     def _answer_turn(self) -> int:
         """Answer as many lines as a turn allows; give how many more there might have been."""
         most = left = self._bounds.max_requests_per_turn
-        self._answering = True
+        self._answering, self._has_enough = True, False
         try:
-            while left > 0 and self._outbox.is_clear:
+            while left > 0 and self._outbox.is_clear and not self._has_enough:
                 if self._shortcut is not None and self._framer.is_between_lines:
                     left -= self._answer_canonical(self._shortcut, left)
                 line = next(self._framer, None) if left > 0 and self._framer.has_more else None
@@ -195,7 +197,7 @@ class QuoteProtocol(LineReceiver):
                 self.server.intake.afterwards(self._send_replies)
             else:
                 self._flush()
-        return left
+        return 0 if self._has_enough else left
 
     def _answer_canonical(self, shortcut: Shortcut, limit: int) -> int:
         """Answer canonical lines, up to the first that is none; give how many."""
@@ -286,7 +288,9 @@ class QuoteProtocol(LineReceiver):
             self.log.debug("{peer} gets {reply}", peer=self.peer.name, reply=loggable(reply))
         self._replies.append(reply)
         self._replies_nbytes += len(reply)
-        if not self._answering or self._replies_nbytes >= WRITE_NBYTES:
+        if self._replies_nbytes >= WRITE_NBYTES:
+            self._has_enough = True
+        if not self._answering:
             self._flush()
 
     def _flush(self) -> None:

@@ -16,6 +16,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.trial import unittest
 
 from quoteshm.wire import operations
+from quoteshm.wire import protocol as wire_protocol
 from quoteshm.wire.auth import Gate
 from quoteshm.wire.bounds import Bounds
 from quoteshm.wire.operations import Context
@@ -348,6 +349,22 @@ class TurnTests(Case):
         assert self.answered(transport) == 2 * TURN_LINES + 5
         assert transport.producerState == "producing"
         assert not transport.turns.waiting
+
+    def test_long_replies_end_a_turn_sooner(self) -> None:
+        """Others would wait for all of them; what was asked behind them comes later."""
+        long = b'{"v":1,"id":1,"type":"get_history","ticker":"AAPL"}\n'
+        protocol, transport = connect(self.context)
+        protocol.dataReceived(long)
+        self.patch(wire_protocol, "WRITE_NBYTES", 3 * len(transport.value()))
+        each = 3
+        transport.clear()
+        protocol.dataReceived(long * (2 * each) + PING)
+        for count in (each, 2 * each):
+            assert self.answered(transport) == count
+            assert transport.producerState == "paused"
+            transport.turns.turn()
+        assert self.answered(transport) == 2 * each + 1
+        assert transport.producerState == "producing"
 
     def test_bad_lines_count_and_blank_ones_do_not(self) -> None:
         """Errors take as long as answers do."""
