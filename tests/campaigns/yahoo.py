@@ -294,7 +294,8 @@ class Judge:
             for at_ms in self.asked[one]
             if CLOSE_MS + 40 * MINUTE_MS < at_ms < begin_ms
         ]
-        check(not idle, f"{len(idle)} requests between the close and the settled day")
+        latest = (max(idle, default=CLOSE_MS) - CLOSE_MS) / MINUTE_MS
+        check(not idle, f"{len(idle)} requests before the day settled, to {latest:.1f} min")
         last = max(self.asked[one][-1] for one in self.healthy)
         return f"each once, the last {(last - begin_ms) / MINUTE_MS:.0f} min after it settled"
 

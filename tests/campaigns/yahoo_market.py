@@ -102,8 +102,8 @@ class World:
         return {one for one in self.names if self.is_missing(one) or self.is_deaf(one)}
 
 
-#: Then nothing is asked for any more but once.
-NIGHT_MS: Final = CLOSE_MS + 31 * MINUTE_MS
+#: Then nothing is asked for any more but once: half an hour behind the close, and a round's time.
+NIGHT_MS: Final = CLOSE_MS + 38 * MINUTE_MS
 
 
 class Market:
