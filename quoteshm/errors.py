@@ -13,6 +13,20 @@ from typing import Final
 class QuoteShmError(Exception):
     """Whatever this package raises on purpose."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Be pickled as it stands: what `__init__` takes is not what the text is made of."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(
+    kind: type[QuoteShmError], args: tuple[object, ...], facts: dict[str, object]
+) -> QuoteShmError:
+    """Give an error that was pickled, as from a process of a pool, which would wait for ever."""
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
 
 # -- the segment -----------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from quoteshm.service import logs, making
 from quoteshm.service import options as settings_options
 from quoteshm.service.secret import read_token
 from quoteshm.service.tree import Daemon
+from quoteshm.sources.worker import are_at_work
 from quoteshm.wire.auth import Gate
 
 if TYPE_CHECKING:
@@ -219,4 +220,8 @@ def serve(argv: Sequence[str]) -> int:
         return 1
     reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
     reactor.run()
+    if are_at_work():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # as twistd does, which ends by the signal that it got
     return 0

@@ -92,8 +92,8 @@ class WriterLock:
     """The right to write a segment: a lock on a file of its own that readers cannot open.
 
     It is an open-file-description lock: it falls with the process, however that ends, and not
-    with any other close of the file. The file says the pid and, after an orderly end, the last
-    epoch. It is never unlinked: a writer that waited for the old file could otherwise hold a lock
+    with any other close of the file. The file says the pid and the epoch that the last orderly end
+    left. It is never unlinked: a writer that waited for the old file could otherwise hold a lock
     that nobody sees.
     """
 
@@ -131,8 +131,14 @@ class WriterLock:
         raise WriterRunningError(segment_path, self._pid())
 
     def _sign(self) -> None:
-        """Leave the pid for others to read; the lock holds without it."""
-        text = b"%d\n" % os.getpid()
+        """Leave the pid for others to read; the lock holds without it.
+
+        What was left stays, until there is a segment that says more: a start may fail.
+        """
+        self._say(self.left_epoch)
+
+    def _say(self, epoch: int) -> None:
+        text = b"%d\n%d\n" % (os.getpid(), epoch) if epoch else b"%d\n" % os.getpid()
         with contextlib.suppress(OSError):  # no memory left, not even for this
             os.pwrite(self.fd.number, text, 0)
             os.ftruncate(self.fd.number, len(text))
@@ -170,10 +176,7 @@ class WriterLock:
 
     def leave(self, epoch: int) -> None:
         """Leave the last epoch for the next writer, so that it never goes back for a reader."""
-        text = b"%d\n%d\n" % (os.getpid(), epoch)
-        with contextlib.suppress(OSError):
-            os.pwrite(self.fd.number, text, 0)
-            os.ftruncate(self.fd.number, len(text))
+        self._say(epoch)
 
     @property
     def is_held(self) -> bool:

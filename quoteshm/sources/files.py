@@ -63,7 +63,7 @@ _INDEX_NAMES: Final = frozenset({"", "index", "unnamed: 0", "__index_level_0__"}
 _NO_NUMBER: Final = frozenset({"", "-", "na", "n/a", "nan", "none", "null"})
 _WHOLE_NUMBER: Final = re.compile(r"[+-]?\d+")
 _MIDNIGHT: Final = re.compile(
-    r"\s*(\d{4}-\d\d-\d\d)[T ]00:00(?::00(?:\.0+)?)?[+-]\d\d:?\d\d\s*", re.ASCII
+    r"\s*(\d{4}-\d\d-\d\d)[T ]00:00(?::00(?:\.0+)?)?[+-]\d\d(?::?\d\d)?\s*", re.ASCII
 )
 _COMPACT_DAY_DIGITS: Final = 8
 _SHOWN: Final = 200  # characters: what stands in a file can be of any length
@@ -339,7 +339,7 @@ def _read_file(path: Path, interval: str, is_stopped: Callable[[], bool]) -> _Re
 
 def _check_spacing(path: Path, time: NDArray[np.int64], interval: str) -> None:
     """Refuse bars that are mostly closer to each other than they can be in their series."""
-    if len(time) < 2:  # noqa: PLR2004 (two times have one distance)
+    if len(time) < 3:  # noqa: PLR2004 (of one distance nobody can say that it is the usual one)
         return
     apart_ms = int(np.median(np.diff(np.sort(time))))
     if 0 < apart_ms < INTERVALS[interval] // 2:
@@ -564,7 +564,13 @@ def _index_ms(index: pd.DatetimeIndex) -> NDArray[np.int64]:
 def _read_parquet(name: str, data: bytes, *, is_daily: bool) -> tuple[Bars, str]:
     """Read a Parquet file: a column of times, or an index, and the five values."""
     try:
-        frame = pd.read_parquet(io.BytesIO(data), engine="pyarrow")
+        # Not in threads of pyarrow's own: one that needs Python when that has ended, by a stop in
+        # the middle of a file, would keep the process for ever.
+        import pyarrow as pa  # noqa: PLC0415 (an extra, and only for these files)
+        from pyarrow import parquet  # noqa: PLC0415 (the same)
+
+        table = parquet.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+        frame = table.to_pandas(use_threads=False)
     except ImportError as error:
         message = f"{name}: Parquet files need pyarrow: pip install 'quoteshm[parquet]'"
         raise _BadFileError(message) from error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorFromThreads
 
 T = TypeVar("T")
+
+_threads: Final[weakref.WeakSet[threading.Thread]] = weakref.WeakSet()
+
+
+def are_at_work() -> bool:
+    """Tell whether any worker's thread is there yet, so that Python had better not be taken apart.
+
+    Libraries that are not Python's, as pyarrow, abort the process or keep it for ever where they
+    come back from what they are at and there is no interpreter any more.
+    """
+    return any(thread.is_alive() for thread in list(_threads))
 
 
 class AbandonedError(Exception):
@@ -46,7 +58,9 @@ class Worker:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting: set[Deferred[Any]] = set()
         for _ in range(threads):
-            threading.Thread(target=self._loop, name=name, daemon=True).start()
+            thread = threading.Thread(target=self._loop, name=name, daemon=True)
+            _threads.add(thread)
+            thread.start()
 
     def run(self, work: Callable[[], T]) -> Deferred[T]:
         """Have something done; its result, or what it raises, comes in the reactor's thread."""

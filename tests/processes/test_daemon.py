@@ -416,3 +416,17 @@ def test_five_thousand_tickers_are_published_in_seconds(folder: Path) -> None:
         blocks = 5000 * 48 * (2520 + 630)
         assert used < 1.1 * blocks + 16_000_000
         assert running.stop() in ENDED
+
+
+def test_serve_ends_in_the_middle_of_what_it_reads(folder: Path, tmp_path: Path) -> None:
+    """And as it should: pyarrow would abort it, or keep it for ever, when Python is gone."""
+    options = ("--synthetic", "--synthetic-count", "300", "--state-dir", str(tmp_path))
+    with daemon(folder, *options, command=SERVE) as running:
+        assert running.port
+        running.wait_for(r"epoch \d+: 300 tickers")
+        assert running.stop() == 0, running.log
+    for _ in range(3):
+        with daemon(folder, *options, command=SERVE) as running:
+            assert running.port
+            time.sleep(0.05)  # it is at the archive
+            assert running.stop() == 0, running.log

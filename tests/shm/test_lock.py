@@ -14,7 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from quoteshm.errors import ForeignFileError, SegmentFullError, WriterRunningError
+from quoteshm.errors import (
+    ForeignFileError,
+    SegmentError,
+    SegmentFullError,
+    WriterRunningError,
+)
 from quoteshm.shm.writer import SegmentWriter
 from tests.shm.conftest import MakeMarket
 from tests.shm.helpers import AAPL, FixedClock, at, file_image, spec_in, tick
@@ -88,6 +93,17 @@ def test_epochs_go_on_from_the_one_that_was_left(tmp_path: Path, left: str, begi
     (tmp_path / "shm0.lock").write_text(left)
     writer = write(tmp_path / "shm0")
     assert writer.epoch == begins
+    writer.close()
+
+
+def test_a_start_that_fails_loses_no_epoch(tmp_path: Path) -> None:
+    """Nor does one that is killed before its segment is there: what was left stays."""
+    (tmp_path / "shm0.lock").write_text("7\n40\n")
+    with pytest.raises(SegmentError, match="no group named"):
+        SegmentWriter.open(spec_in(tmp_path, group="no such group"), FixedClock())
+    assert (tmp_path / "shm0.lock").read_text() == f"{os.getpid()}\n40\n"
+    writer = write(tmp_path / "shm0")
+    assert writer.epoch == 42
     writer.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -31,6 +32,16 @@ HEADER = "Date,Open,High,Low,Close,Volume\n"
 LINE = "2024-01-02,10,12,9,11,100\n"
 SECOND = "2024-01-03,11,13,10,12,200\n"
 DAY = int(np.datetime64("2024-01-02").astype("M8[ms]").astype(np.int64))
+#: Says how many threads there are before a Parquet file is read, and behind it.
+_COUNT_THREADS = """
+import os, pathlib, sys
+import pyarrow.dataset, pyarrow.parquet
+from quoteshm.sources import files
+
+print(len(os.listdir("/proc/self/task")))
+files._read_file(pathlib.Path(sys.argv[1]), "1d", lambda: False)
+print(len(os.listdir("/proc/self/task")))
+"""
 
 
 class FolderTestCase(TestCase):
@@ -293,10 +304,11 @@ class CsvTests(FolderTestCase):
             "A.csv",
             "Date,Open,High,Low,Close\n"
             "2024-03-29 00:00:00+01:00,10,12,9,11\n"
-            "2024-04-02T00:00+0200,10,12,9,11\n",
+            "2024-04-02T00:00+0200,10,12,9,11\n"
+            "2024-04-03 00:00:00+02,10,12,9,11\n",
         )
-        days = (await self.one()).series["1d"].bars.time.astype("M8[ms]").astype(str).tolist()
-        assert days == ["2024-03-29T00:00:00.000", "2024-04-02T00:00:00.000"]
+        days = (await self.one()).series["1d"].bars.time.astype("M8[ms]").astype("M8[D]")
+        assert days.astype(str).tolist() == ["2024-03-29", "2024-04-02", "2024-04-03"]
 
     async def test_the_example_of_the_docs_is_as_they_say(self) -> None:
         """docs/files.md: two days; and what is said of a price that is none."""
@@ -415,6 +427,20 @@ class ParquetTests(FolderTestCase):
             answer = await self.one()
             assert answer.ticker.time_zone == "UTC"
             assert answer.series["1d"].bars.time.tolist() == [DAY, DAY + DAY_MS], name
+
+    def test_a_parquet_file_is_read_in_no_thread_of_pyarrows_own(self) -> None:
+        """One that needs Python when that has ended keeps the process for ever."""
+        path = self.folder / "A.parquet"
+        self.frame(date=["2024-01-02", "2024-01-03"], note=["a", "b"]).to_parquet(path)
+        done = subprocess.run(
+            [sys.executable, "-c", _COUNT_THREADS, str(path)],
+            check=True,
+            capture_output=True,
+            timeout=60,
+            text=True,
+        )
+        before, after = done.stdout.split()
+        assert before == after
 
     async def test_a_zone_without_a_name_is_utc(self) -> None:
         """An offset is no place."""

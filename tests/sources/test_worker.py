@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet import defer, reactor
 from twisted.trial import unittest
 
-from quoteshm.sources.worker import AbandonedError, Worker
+from quoteshm.sources.worker import AbandonedError, Worker, are_at_work
 
 
 class TestWorker(unittest.TestCase):
@@ -74,3 +74,14 @@ class TestWorker(unittest.TestCase):
             assert done == []
 
         return defer.Deferred.fromCoroutine(check())
+
+    def test_a_process_can_ask_whether_any_is_at_work(self) -> defer.Deferred[object]:
+        """An end of Python under it would be a bad one."""
+        gate = threading.Event()
+        self.addCleanup(gate.set)
+        one: Any = reactor
+        worker = Worker(one, "asked after")
+        asked: defer.Deferred[Any] = worker.run(gate.wait)
+        worker.abandon()
+        assert are_at_work()
+        return self.assertFailure(asked, AbandonedError)
