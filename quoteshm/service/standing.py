@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from quoteshm.shm.reader import HUNG_AFTER_MS
 from quoteshm.shm.table import is_stale
 
 if TYPE_CHECKING:
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from quoteshm.service.refresh import RefreshService
     from quoteshm.shm.writer import SegmentWriter
 
-#: A heartbeat that is older is none: readers call the writer hung then.
-HEARTBEAT_OLD_S: Final = 5.0
+#: Readers call the writer hung then.
+HEARTBEAT_OLD_S: Final = HUNG_AFTER_MS / 1000
 
 
 class DaemonStanding:

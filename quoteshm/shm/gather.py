@@ -99,16 +99,16 @@ def _copy_grid(
     Nothing if they are not. Some series at a time: their times are looked at while they are in the
     processor's cache, and no room is asked of the kernel for all of them.
     """
+    times_of, values_of = attached.map.blocks[kind.index], attached.map.float_blocks[kind.index]
     lines = None
     n = to.shape[1]
     step = max(1, _AT_A_TIME // n)
     for i in range(0, len(to), step):
         some = base[i : i + step]
-        times = attached.take_runs(attached.map.blocks[kind.index], some, n)
+        times = attached.take_runs(times_of, some, n)
         if lines is None:
             lines = times[0].copy()
         if not (times == lines).all():
             return None
-        values_of = attached.map.float_blocks[kind.index]
         to[i : i + step] = attached.take_runs(values_of, some + value_words, n)
     return None if lines is None else lines.view(np.int64)

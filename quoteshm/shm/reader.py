@@ -67,7 +67,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 WriterStatus = Literal["live", "hung", "dead", "closed"]
 
-_HUNG_AFTER_MS: Final = 5_000
+#: A heartbeat that is older is none.
+HUNG_AFTER_MS: Final = 5_000
 _LOOK_EACH_MS: Final = 100
 _WAIT_SLICE_S: Final = 0.25
 _EPOCH: Final = layout.EPOCH_WORD
@@ -236,7 +237,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             if os.fstat(attached.fd.number).st_nlink:
                 return
             age_ms = now_ms - int(attached.map.superblock["heartbeat_boot_ms"])
-            if not 0 <= age_ms <= _HUNG_AFTER_MS or not lock.is_locked(attached.fd.number):
+            if not 0 <= age_ms <= HUNG_AFTER_MS or not lock.is_locked(attached.fd.number):
                 self._attached = None
 
     def _after_fork(self) -> None:
@@ -713,7 +714,7 @@ class StockDataReader(Mapping[str, "Entry"]):
             age_ms = _boot_ms() - int(attached.map.superblock["heartbeat_boot_ms"])
         except (SegmentError, RequestError, OSError):
             return "closed"
-        return "live" if 0 <= age_ms <= _HUNG_AFTER_MS else "hung"
+        return "live" if 0 <= age_ms <= HUNG_AFTER_MS else "hung"
 
     @property
     def intervals(self) -> tuple[str, ...]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -16,7 +15,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_threads: Final[weakref.WeakSet[threading.Thread]] = weakref.WeakSet()
+
+class _Thread(threading.Thread):
+    """One of a worker's."""
 
 
 def are_at_work() -> bool:
@@ -25,7 +26,7 @@ def are_at_work() -> bool:
     Libraries that are not Python's, as pyarrow, abort the process or keep it for ever where they
     come back from what they are at and there is no interpreter any more.
     """
-    return any(thread.is_alive() for thread in list(_threads))
+    return any(isinstance(thread, _Thread) for thread in threading.enumerate())
 
 
 class AbandonedError(Exception):
@@ -58,9 +59,7 @@ class Worker:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting: set[Deferred[Any]] = set()
         for _ in range(threads):
-            thread = threading.Thread(target=self._loop, name=name, daemon=True)
-            _threads.add(thread)
-            thread.start()
+            _Thread(target=self._loop, name=name, daemon=True).start()
 
     def run(self, work: Callable[[], T]) -> Deferred[T]:
         """Have something done; its result, or what it raises, comes in the reactor's thread."""

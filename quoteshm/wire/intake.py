@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -30,20 +31,20 @@ _DATA: Final = select.EPOLLIN
 TURN_CLIENTS: Final = 256
 
 
-class Reading:
+class Reading(ABC):
     """Whether a client is read from."""
 
+    @abstractmethod
     def pause(self) -> None:
         """Read no more for now; harmless twice."""
-        raise NotImplementedError
 
+    @abstractmethod
     def resume(self) -> None:
         """Read on; harmless twice."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stop(self) -> None:
         """Read no more, ever."""
-        raise NotImplementedError
 
 
 class TransportReading(Reading):

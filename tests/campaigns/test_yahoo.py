@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 
 from quoteshm.market.bars import validate
 from quoteshm.model import MINUTE_MS
+from tests.campaigns.report import short_run
 from tests.campaigns.yahoo_market import (
     BEGIN_MS,
     CLOSE_MS,
@@ -23,16 +20,7 @@ from tests.campaigns.yahoo_market import (
 
 def test_an_hour_of_trading_ends_with_every_bar_as_the_server_has_it() -> None:
     """A fast one of a few tickers: a storm, an outage, corrections, a split, and the night."""
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.campaigns.yahoo", "--short", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=180,
-    )
-    told = {one["name"]: one for one in json.loads(run.stdout)["parts"]}
-    assert not [one for one in told.values() if one["violation"]], (told, run.stderr)
-    assert run.returncode == 0
+    told = short_run("yahoo")
     assert "restatements" in told["every bar"]["figures"]
 
 

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from quoteshm.market.bars import validate
+from tests.campaigns.report import short_run
 from tests.campaigns.yahoo_faults import SHORT, afternoon, autumn_or_spring, history
 
 
 def test_some_of_yahoos_bad_days_end_well() -> None:
     """A storm, a ticker that hangs, a bar without prices, a split: each before a daemon."""
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.campaigns.yahoo_faults", "--short", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=180,
-    )
-    told = {one["name"]: one for one in json.loads(run.stdout)["parts"]}
-    assert not [one for one in told.values() if one["violation"]], (told, run.stderr)
-    assert run.returncode == 0
+    told = short_run("yahoo_faults")
     assert set(told) == set(SHORT)
 
 
